@@ -1,0 +1,1 @@
+"""One script a table: each is one command that measures, prints its table and writes JSON."""

@@ -1,0 +1,285 @@
+"""What a robot promises: what it senses, what it obeys, how fast, within which limits, and what it does alone."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from contracts.feature import Feature, image, vector
+from contracts.serialization import Contract, ContractError, require, require_finite, require_unique
+
+
+class Sensor(Contract, frozen=True, kw_only=True):
+    """One topic of measured scalars.
+
+    Attributes:
+        name: how the rest of the contract refers to it.
+        topic: ROS topic, relative to the robot's namespace.
+        type: message type. JointState carries `fields` by name (so order on the wire does not matter); PoseStamped
+            carries a position as the three `fields`, in `frame`.
+        fields: names of the scalars it measures, unique in the whole robot.
+        units: one a field (SI; "1" where it has none).
+        rate_hz: how often it is published.
+        timeout_s: older than this is stale, and nothing may be decided from it.
+        privileged: True where no real robot could measure it (object poses of a simulator).
+        frame: header.frame_id (REP-105).
+    """
+
+    name: str
+    topic: str
+    type: Literal["sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped"]
+    fields: tuple[str, ...]
+    units: tuple[str, ...]
+    rate_hz: float
+    timeout_s: float
+    frame: str = "base"
+    privileged: bool = False
+
+    def __post_init__(self) -> None:
+        _check_timing(self.name, self.rate_hz, self.timeout_s)
+        require(len(self.fields) == len(self.units), f"sensor {self.name!r}: one unit a field, please")
+        require(bool(self.fields), f"sensor {self.name!r} measures nothing")
+        if self.type == "geometry_msgs/msg/PoseStamped":
+            require(len(self.fields) == 3, f"sensor {self.name!r}: a PoseStamped gives 3 fields: x, y, z")
+
+
+class Camera(Contract, frozen=True, kw_only=True):
+    """One camera: sensor_msgs/msg/Image, rgb8, `height` x `width` pixels, stamped when the picture was taken."""
+
+    name: str
+    topic: str
+    height: int
+    width: int
+    rate_hz: float
+    timeout_s: float
+    frame: str
+    encoding: Literal["rgb8"] = "rgb8"
+
+    def __post_init__(self) -> None:
+        _check_timing(self.name, self.rate_hz, self.timeout_s)
+        require(0 < self.height <= 4096 and 0 < self.width <= 4096, f"camera {self.name!r}: impossible size")
+
+
+class CommandChannel(Contract, frozen=True, kw_only=True):
+    """One element of the command.
+
+    Attributes:
+        name: a joint's name, or a direction of the end effector's twist.
+        unit: SI unit of the command ("1" where it has none).
+        min, max: a command outside is never sent.
+        max_rate: largest change a second, in unit/s; the filter slows a faster one down. None: any.
+        measured_by: the sensor field that this channel moves; None where nothing measures it.
+        position_min, position_max: limits of that field, in its own unit: a command that would leave them, or would go
+            further out, is stopped. None: no limit.
+        hold: the command of the *hold* fallback: `zero` (a velocity), `last` (a gripper keeps its grip), `measured` (a
+            position stays where it was measured).
+    """
+
+    name: str
+    unit: str
+    min: float
+    max: float
+    max_rate: float | None = None
+    measured_by: str | None = None
+    position_min: float | None = None
+    position_max: float | None = None
+    hold: Literal["zero", "last", "measured"]
+
+    def __post_init__(self) -> None:
+        require_finite(f"channel {self.name!r}: a limit", self.min, self.max)
+        require(self.min < self.max, f"channel {self.name!r}: min {self.min} is not below max {self.max}")
+        if self.max_rate is not None:
+            require_finite(f"channel {self.name!r}: max_rate", self.max_rate)
+            require(self.max_rate > 0, f"channel {self.name!r}: max_rate must be positive")
+        if self.hold == "zero":
+            require(self.min <= 0 <= self.max, f"channel {self.name!r}: holds at zero, which is out of its limits")
+        limits = (self.position_min, self.position_max)
+        if limits != (None, None):
+            require(None not in limits, f"channel {self.name!r}: give both position_min and position_max")
+            require_finite(f"channel {self.name!r}: a position limit", *limits)  # type: ignore[arg-type]
+            require(limits[0] < limits[1], f"channel {self.name!r}: position_min is not below position_max")  # type: ignore[operator]
+            require(self.measured_by is not None, f"channel {self.name!r}: position limits need measured_by")
+        require(
+            self.hold != "measured" or self.measured_by is not None,
+            f"channel {self.name!r}: hold: measured needs measured_by",
+        )
+
+
+class CommandInterface(Contract, frozen=True, kw_only=True):
+    """What the robot obeys.
+
+    Attributes:
+        topic: of std_msgs/msg/Float64MultiArray, one number a channel, in this order (ros2_controllers'
+            forward_command_controller).
+        kind: `end_effector_twist` and `joint_velocity` integrate the command; `joint_position` goes there.
+        channels: the elements of the command, in order.
+        fallback: what the controller sends when it must not follow the policy. `hold` follows each channel's `hold`.
+        timeout_s: the body stops by itself when no command came for this long.
+    """
+
+    topic: str
+    type: Literal["std_msgs/msg/Float64MultiArray"] = "std_msgs/msg/Float64MultiArray"
+    kind: Literal["end_effector_twist", "joint_velocity", "joint_position"]
+    channels: tuple[CommandChannel, ...]
+    fallback: Literal["hold"] = "hold"
+    timeout_s: float
+
+    def __post_init__(self) -> None:
+        require(bool(self.channels), "a robot needs at least one command channel")
+        require_unique("command channel", tuple(c.name for c in self.channels))
+        _check_timing("command", 1.0, self.timeout_s)
+
+
+class TaskInterface(Contract, frozen=True, kw_only=True):
+    """Time-outs of the policy's side.
+
+    Attributes:
+        heartbeat_timeout_s: without a sign of life of the policy for this long, the controller holds.
+        chunk_timeout_s: an action chunk whose observation is older than this is never executed.
+        recover_s: the controller may leave *hold* by itself when fresh data comes within this time; after it, only an
+            explicit reset does.
+        ramp_s: after activation, commands are scaled from 0 to 1 over this time.
+    """
+
+    heartbeat_timeout_s: float
+    chunk_timeout_s: float
+    recover_s: float
+    ramp_s: float
+
+    def __post_init__(self) -> None:
+        values = (self.heartbeat_timeout_s, self.chunk_timeout_s, self.recover_s, self.ramp_s)
+        require_finite("a time-out", *values)
+        require(min(values[:2]) > 0 and min(values) >= 0, "time-outs must be positive")
+
+
+class RobotContract(Contract, frozen=True, kw_only=True):
+    """A robot, simulated or real: the whole of what the rest of the stack may know of it.
+
+    Attributes:
+        name: of the robot; also its ROS namespace.
+        body: the module that simulates it (`metaworld`), or `external` for a real one.
+        control_rate_hz: commands a second.
+        joint_names: in the order of the robot's own description (URDF or MJCF).
+        home: joint positions of the safe starting pose, rad or m, one a joint.
+        sensors, cameras: what it measures.
+        observation_sets: named lists of what a policy may see: for each set, feature key -> sensor fields in order, or
+            a camera's name for `observation.images.<camera>`.
+        command: what it obeys.
+        task: time-outs of the policy's side.
+        source: where the figures come from.
+    """
+
+    name: str
+    body: Literal["metaworld", "external"]
+    control_rate_hz: float
+    joint_names: tuple[str, ...]
+    home: tuple[float, ...]
+    sensors: tuple[Sensor, ...]
+    cameras: tuple[Camera, ...] = ()
+    observation_sets: dict[str, dict[str, tuple[str, ...]]]
+    command: CommandInterface
+    task: TaskInterface
+    source: str
+
+    def __post_init__(self) -> None:
+        require(self.name.isidentifier(), f"robot name {self.name!r} is not a valid ROS name")
+        require_finite("control_rate_hz", self.control_rate_hz)
+        require(0 < self.control_rate_hz <= 2000, f"control_rate_hz {self.control_rate_hz} is not within (0, 2000]")
+        require_unique("joint", self.joint_names)
+        require(len(self.home) == len(self.joint_names), "home needs one position a joint")
+        require_finite("a home position", *self.home)
+        require_unique("sensor", tuple(s.name for s in self.sensors))
+        require_unique("camera", tuple(c.name for c in self.cameras))
+        require_unique("sensor field", tuple(f for s in self.sensors for f in s.fields))
+        topics: tuple[Sensor | Camera | CommandInterface, ...] = (*self.sensors, *self.cameras, self.command)
+        require_unique("topic", tuple(t.topic for t in topics))
+        units = self.field_units
+        for channel in self.command.channels:
+            if channel.measured_by is not None:
+                require(
+                    channel.measured_by in units,
+                    f"channel {channel.name!r}: no sensor has the field {channel.measured_by!r}",
+                )
+        for set_name in self.observation_sets:
+            self.observation_features(set_name)
+
+    @property
+    def control_period_s(self) -> float:
+        """Seconds between two commands."""
+        return 1.0 / self.control_rate_hz
+
+    @property
+    def field_units(self) -> dict[str, str]:
+        """Unit of every sensor field."""
+        return {f: u for s in self.sensors for f, u in zip(s.fields, s.units, strict=True)}
+
+    @property
+    def action_feature(self) -> Feature:
+        """The command as the policy's `action`."""
+        channels = self.command.channels
+        return vector("action", tuple(c.name for c in channels), tuple(c.unit for c in channels))
+
+    def camera(self, name: str) -> Camera:
+        """The camera of that name. Raises ValueError naming those there are."""
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        raise ValueError(f"robot {self.name!r} has no camera {name!r}; it has {[c.name for c in self.cameras]}")
+
+    def observation_features(self, set_name: str) -> tuple[Feature, ...]:
+        """The features of one observation set, in order.
+
+        Raises:
+            ValueError: no such set, or it names a field or camera that the robot does not have.
+        """
+        if set_name not in self.observation_sets:
+            raise ValueError(
+                f"robot {self.name!r} has no observation set {set_name!r}; it has {sorted(self.observation_sets)}"
+            )
+        features = []
+        units = self.field_units
+        for key, fields in self.observation_sets[set_name].items():
+            if key.startswith("observation.images."):
+                require(len(fields) == 1, f"{set_name}.{key}: name one camera")
+                require(
+                    key == "observation.images." + fields[0],
+                    f"{set_name}.{key}: shows camera {fields[0]!r}; the key must end with its name",
+                )
+                camera = self.camera(fields[0])
+                features.append(image(camera.name, camera.height, camera.width))
+                continue
+            for field in fields:
+                require(field in units, f"{set_name}.{key}: no sensor has the field {field!r}")
+            features.append(vector(key, fields, tuple(units[f] for f in fields)))
+        return tuple(features)
+
+
+def available_robots() -> tuple[str, ...]:
+    """Names of the contracts that come with the project."""
+    return tuple(
+        sorted(p.name.removesuffix(".yaml") for p in resources.files("robots").iterdir() if p.name.endswith(".yaml"))
+    )
+
+
+def load_robot(name_or_path: str | Path) -> RobotContract:
+    """A robot's contract, by the name of one that comes with the project or by the path of a YAML file.
+
+    Raises:
+        ContractError: there is no such robot, or its contract is not valid.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml", ".json"}:
+        return RobotContract.load(path)
+    if str(name_or_path) not in available_robots():
+        raise ContractError(
+            f"no robot {str(name_or_path)!r}: there are {', '.join(available_robots())}; or give a .yaml file's path"
+        )
+    with resources.as_file(resources.files("robots") / f"{name_or_path}.yaml") as file:
+        return RobotContract.load(file)
+
+
+def _check_timing(what: str, rate_hz: float, timeout_s: float) -> None:
+    require_finite(f"{what}: a rate or time-out", rate_hz, timeout_s)
+    require(0 < rate_hz <= 10_000, f"{what}: rate_hz {rate_hz} is not within (0, 10000]")
+    require(0 < timeout_s <= 60, f"{what}: timeout_s {timeout_s} is not within (0, 60]")

@@ -1,0 +1,64 @@
+"""Open whatever an episode lies in: a dataset's folder, a bag's folder, or one file of a bag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from contracts import RobotContract
+from episodes.bag import BagError, BagReader
+from episodes.convert import bag_episode, bag_to_dataset, dataset_to_bag
+from episodes.data import DatasetError, EpisodeData
+from episodes.dataset import Dataset
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode and what it was recorded with."""
+
+    robot: RobotContract
+    observation_set: str
+    data: EpisodeData
+
+
+def open_episode(path: Path | str, index: int) -> RecordedEpisode:
+    """Episode `index`, from 0, of a dataset or a bag.
+
+    Raises:
+        DatasetError, BagError: neither of the two, damaged, or it has no such episode.
+    """
+    path = Path(path)
+    if is_dataset(path):
+        dataset = Dataset(path)
+        if not 0 <= index < len(dataset):
+            raise DatasetError(f"{path} has the episodes 0 to {len(dataset) - 1}, not {index}")
+        return RecordedEpisode(dataset.robot, dataset.observation_set, dataset.episode(index))
+    reader = BagReader(path)
+    robot = reader.robot()
+    if robot is None:
+        raise BagError(f"{path} does not say which robot it is of: it was not recorded by this project")
+    episodes = reader.episodes()
+    if not 0 <= index < len(episodes):
+        raise BagError(f"{path} has the episodes 0 to {len(episodes) - 1}, not {index}")
+    observation_set = str(episodes[index].description.get("observation_set"))
+    return RecordedEpisode(robot, observation_set, bag_episode(reader, episodes[index], robot, observation_set))
+
+
+def convert(source: Path | str, target: Path | str, observation_set: str | None = None) -> str:
+    """A dataset to a bag, or a bag to a dataset; returns a line that says what was done.
+
+    Raises:
+        DatasetError, BagError: `source` cannot be read, or `target` cannot be written.
+    """
+    if is_dataset(Path(source)):
+        return f"bag: {dataset_to_bag(Dataset(source), target)}"
+    report = bag_to_dataset(source, target, observation_set)
+    lines = [f"dataset: {target}: {report.added} episodes added, {report.present} were there already"]
+    lines += [f"left out: {reason}" for reason in report.skipped]
+    lines += [f"damage: {problem}" for problem in report.problems]
+    return "\n".join(lines)
+
+
+def is_dataset(path: Path) -> bool:
+    """Whether a folder is a dataset rather than a bag."""
+    return (path / "meta").is_dir()

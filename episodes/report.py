@@ -1,0 +1,39 @@
+"""What every table of figures shares: the interval of a rate, and the machine it was measured on."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+Z_95 = 1.959963984540054  # two-sided 95 % point of the standard normal distribution
+
+
+def wilson_interval(successes: int, episodes: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson's score interval of a success rate, (low, high) in [0, 1]; (0, 1) when there was no episode.
+
+    Source: Wilson (1927), "Probable inference, the law of succession, and statistical inference", JASA 22(158).
+
+    Raises:
+        ValueError: not 0 <= successes <= episodes.
+    """
+    if not 0 <= successes <= episodes:
+        raise ValueError(f"{successes} successes in {episodes} episodes")
+    if episodes == 0:
+        return 0.0, 1.0
+    rate = successes / episodes
+    spread = z * math.sqrt(rate * (1 - rate) / episodes + z * z / (4 * episodes * episodes))
+    scale = 1 + z * z / episodes
+    middle = rate + z * z / (2 * episodes)
+    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as it explains timing figures: {"cpu", "cores"} that this process may use."""
+    model = "unknown"
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        named = [line for line in cpuinfo.read_text().splitlines() if line.lower().startswith("model name")]
+        model = named[0].partition(":")[2].strip() if named else model
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0))}

@@ -1,0 +1,320 @@
+"""The controller without ROS: chunks and measurements in, one safe command a period out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts import RobotContract, Sensor
+from execution.chunk import ActionChunk
+from execution.measurements import Measurements
+from execution.safety import RefusedCommand, SafetyFilter
+from execution.stitching import LatestChunk, Stitching
+
+NANOSECONDS = 1_000_000_000
+PERIOD_TOLERANCE = 1e-3  # relative: a chunk's period is a rounded number of nanoseconds
+FUTURE_PERIODS = 1.0  # a stamp may be this many control periods ahead: clocks of two machines agree that well
+
+
+class Mode(StrEnum):
+    """What the controller does."""
+
+    INACTIVE = "inactive"  # not in charge; sends hold if it must send something
+    RUN = "run"  # follows the policy
+    HOLD = "hold"  # active, but something is missing or late; goes on by itself when it comes within task.recover_s
+    STOPPED = "stopped"  # held for too long: only reset() leads out
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to send in this period.
+
+    Attributes:
+        values: [dim] in the order of the contract's channels; None: no command is known that would be safe (a position
+            channel that was never measured): send nothing, and the body holds by itself.
+        mode: what the controller does.
+        reasons: why it is not running, and what the safety filter changed.
+    """
+
+    values: NDArray[np.float64] | None
+    mode: Mode
+    reasons: tuple[str, ...] = ()
+
+
+class ControllerCore:
+    """One robot's controller. Not thread-safe; every `now_ns` and stamp is on one steady clock of the caller's.
+
+    It follows the policy only while everything that it decides from is fresh; otherwise it holds, each channel in its
+    own way. Whatever is refused is counted in `counters`, by reason, and changes nothing else.
+    """
+
+    def __init__(
+        self,
+        robot: RobotContract,
+        stitching: Stitching | None = None,
+        *,
+        require_heartbeat: bool = True,
+        lead_ns: int = 0,
+    ) -> None:
+        """
+        Args:
+            robot: limits and time-outs.
+            stitching: how overlapping chunks become one action; LatestChunk if None.
+            require_heartbeat: hold when the policy's sign of life stops. False only in lock step with a simulator.
+            lead_ns: how far ahead of `step` the action is looked up: only then is the command obeyed. 0 in lock step.
+
+        Raises:
+            ContractError: the contract's limits cannot be kept.
+        """
+        self._robot = robot
+        self._channels = robot.command.channels
+        self._names = tuple(c.name for c in self._channels)
+        self._filter = SafetyFilter(robot)
+        self._stitching: Stitching = LatestChunk() if stitching is None else stitching
+        self._require_heartbeat = require_heartbeat
+        self._lead_ns = lead_ns
+        self._period_ns = round(robot.control_period_s * NANOSECONDS)
+        self._future_ns = round(FUTURE_PERIODS * self._period_ns)
+        self._chunk_timeout_ns = round(robot.task.chunk_timeout_s * NANOSECONDS)
+        self._heartbeat_timeout_ns = round(robot.task.heartbeat_timeout_s * NANOSECONDS)
+        self._recover_ns = round(robot.task.recover_s * NANOSECONDS)
+        self._ramp_ns = round(robot.task.ramp_s * NANOSECONDS)
+        needed = self._filter.fields | {c.measured_by for c in self._channels if c.hold == "measured" and c.measured_by}
+        self._measurements = Measurements(robot, needed, self._future_ns)
+        self._integrating = robot.command.kind != "joint_position"
+        self.counters: Counter[str] = Counter()
+        self._mode = Mode.INACTIVE
+        self._active = False
+        self._sent: NDArray[np.float64] | None = None  # the latest command, for `hold: last` and for the rate limit
+        self._sent_ns = 0
+        self._held_at: dict[str, float] | None = None  # where a hold began: following what is measured would creep
+        self._stop_reasons: tuple[str, ...] = ()
+        self._unseen: set[str] = set()  # what has not come yet since activation
+        self._since_ns = 0  # of the activation or reset
+        self._heartbeat_ns = 0
+        self._run_since_ns: int | None = None
+        self._hold_since_ns: int | None = None
+        self._ramp_from: NDArray[np.float64] | None = None
+        self._forget(0)
+
+    @property
+    def needed_sensors(self) -> tuple[Sensor, ...]:
+        """The sensors without which it does not run."""
+        return self._measurements.sensors
+
+    @property
+    def measured_ns(self) -> int | None:
+        """Stamp of the latest measurement that it took; None before the first."""
+        return self._measurements.newest_ns
+
+    @property
+    def mode(self) -> Mode:
+        """What it did at the latest step."""
+        return self._mode
+
+    @property
+    def stop_reasons(self) -> tuple[str, ...]:
+        """Why it is STOPPED; empty when it is not."""
+        return self._stop_reasons
+
+    def activate(self, now_ns: int) -> bool:
+        """Take charge: hold until the first chunk comes, then follow. False, and nothing changes, while STOPPED."""
+        if self._mode is Mode.STOPPED:
+            return False
+        self._active = True
+        if not self._integrating:
+            self._sent = None  # another commander may have moved it since
+        self._forget(now_ns)
+        self._set_mode(Mode.HOLD)
+        return True
+
+    def deactivate(self, now_ns: int) -> None:
+        """Give up charge; from now on `step` gives hold. STOPPED stays."""
+        self._active = False
+        self._forget(now_ns)
+        if self._mode is not Mode.STOPPED:
+            self._set_mode(Mode.INACTIVE)
+
+    def reset(self, now_ns: int) -> None:
+        """Someone says that it is safe to go on: out of STOPPED, and as new (what was sent last is forgotten too)."""
+        self._sent = None
+        self._stop_reasons = ()
+        self._forget(now_ns)
+        self._set_mode(Mode.HOLD if self._active else Mode.INACTIVE)
+
+    def refuse(self, reason: str) -> None:
+        """Count something that was dropped before it reached the core: a message that is not what it should be."""
+        self.counters[f"refused.{reason}"] += 1
+
+    def on_chunk(self, chunk: ActionChunk, now_ns: int) -> bool:
+        """Take an action chunk. Returns False if it was refused (and counted)."""
+        if not self._active:
+            self.refuse("chunk.inactive")
+            return False
+        reason = self._chunk_error(chunk, now_ns)
+        if reason is None:
+            order = [chunk.names.index(name) for name in self._names]
+            if chunk.names != self._names:
+                chunk = ActionChunk(chunk.actions[:, order], chunk.start_ns, chunk.period_ns, self._names)
+            if not self._stitching.add(chunk):
+                reason = "out_of_order"
+        if reason is not None:
+            self.refuse(f"chunk.{reason}")
+            return False
+        self.counters["chunks"] += 1
+        self._unseen.discard("chunk")
+        return True
+
+    def on_fields(self, sensor: str, stamp_ns: int, names: Sequence[str], values: Sequence[float], now_ns: int) -> bool:
+        """Take one measurement; fields are found by name.
+
+        Returns:
+            False if it was refused (and counted), or if no limit needs this sensor.
+        """
+        if all(sensor != s.name for s in self.needed_sensors):
+            return False
+        reason = self._measurements.update(sensor, stamp_ns, names, values, now_ns)
+        if reason is not None:
+            self.refuse(f"sensor.{sensor}.{reason}")
+            return False
+        self._unseen.discard(f"sensor:{sensor}")
+        return True
+
+    def on_heartbeat(self, now_ns: int) -> None:
+        """The policy's process is alive and well."""
+        self._heartbeat_ns = now_ns
+        self._unseen.discard("heartbeat")
+
+    def step(self, now_ns: int) -> Command:
+        """The command of this period."""
+        if self._mode is Mode.STOPPED or not self._active:
+            return self._hold(now_ns, self._stop_reasons)
+        reasons = self._late(now_ns)
+        action = None if reasons else self._stitching.sample(now_ns + self._lead_ns, now_ns - self._chunk_timeout_ns)
+        if action is None:
+            return self._fall_back(now_ns, reasons or ("chunk",))
+        if self._run_since_ns is None:
+            self._run_since_ns = now_ns
+            self._ramp_from = self._hold_values(now_ns)
+        try:
+            result = self._filter.filter(
+                self._ramped(action, now_ns),
+                self._measurements.values,
+                self._previous(now_ns),
+                self._robot.control_period_s,
+                self._measurements.age_s(now_ns),
+            )
+        except RefusedCommand as error:
+            return self._fall_back(now_ns, (f"command:{error.reason}",))
+        self._hold_since_ns, self._held_at = None, None
+        self._set_mode(Mode.RUN)
+        self.counters.update(f"limited.{intervention}" for intervention in result.interventions)
+        self._sent, self._sent_ns = result.command, now_ns
+        return Command(result.command, Mode.RUN, result.interventions)
+
+    # --- what must be there before a command may be followed
+
+    def _chunk_error(self, chunk: ActionChunk, now_ns: int) -> str | None:
+        if len(chunk.names) != len(self._names) or set(chunk.names) != set(self._names):
+            return "names"
+        if chunk.actions.ndim != 2 or chunk.actions.shape[1] != len(self._names):
+            return "shape"
+        if not np.isfinite(chunk.actions).all():
+            return "non_finite"
+        if abs(chunk.period_ns - self._period_ns) > PERIOD_TOLERANCE * self._period_ns:
+            return "period"
+        if chunk.start_ns > now_ns + self._future_ns:
+            return "future"
+        if now_ns - chunk.start_ns > self._chunk_timeout_ns:
+            return "stale"
+        if chunk.start_ns < self._since_ns - self._future_ns:
+            return "of_before"  # what was seen before activation may be another episode
+        return None
+
+    def _late(self, now_ns: int) -> tuple[str, ...]:
+        """What has never come since activation, or else what is late."""
+        if self._unseen:
+            return tuple(f"waiting:{what}" for what in sorted(self._unseen))
+        silent = self._require_heartbeat and now_ns - self._heartbeat_ns > self._heartbeat_timeout_ns
+        late = ("heartbeat",) if silent else ()
+        return (*late, *(f"sensor:{name}" for name in self._measurements.late(now_ns)))
+
+    # --- from an action to a command
+
+    def _ramped(self, action: NDArray[np.float64], now_ns: int) -> NDArray[np.float64]:
+        """From hold to the policy's action within `ramp_s` of the first command; then the action itself."""
+        assert self._run_since_ns is not None
+        elapsed_ns = now_ns - self._run_since_ns
+        if elapsed_ns >= self._ramp_ns or self._ramp_from is None:
+            return action
+        return np.asarray(self._ramp_from + (elapsed_ns / self._ramp_ns) * (action - self._ramp_from))
+
+    def _previous(self, now_ns: int) -> NDArray[np.float64] | None:
+        """The latest command, if the body still obeys it."""
+        return self._sent if now_ns - self._sent_ns <= self._robot.command.timeout_s * NANOSECONDS else None
+
+    # --- hold
+
+    def _fall_back(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
+        """Hold; stop for good when it takes too long. Waiting for what never came yet is no failure."""
+        self._run_since_ns = None
+        if self._mode is Mode.RUN:
+            self.counters.update(f"hold.{reason}" for reason in reasons)
+            self._held_at = dict(self._measurements.values)  # as fresh as a moment ago, whatever is missing now
+        self._set_mode(Mode.HOLD)
+        if not self._unseen:
+            if self._hold_since_ns is None:
+                self._hold_since_ns = now_ns
+            if now_ns - self._hold_since_ns > self._recover_ns:
+                self._stop_reasons = reasons
+                self._set_mode(Mode.STOPPED)
+        return self._hold(now_ns, reasons)
+
+    def _hold(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
+        values = self._hold_values(now_ns)
+        self._sent, self._sent_ns = values, now_ns
+        return Command(values, self._mode, reasons)
+
+    def _hold_values(self, now_ns: int) -> NDArray[np.float64] | None:
+        """Each channel's own hold, within its range; None if one of them is not known."""
+        if self._held_at is None and not self._measurements.late(now_ns):
+            self._held_at = dict(self._measurements.values)
+        held = [self._held(index) for index in range(len(self._channels))]
+        if None in held:
+            return None
+        return np.array([min(max(v, c.min), c.max) for v, c in zip(held, self._channels, strict=True) if v is not None])
+
+    def _held(self, index: int) -> float | None:
+        channel = self._channels[index]
+        if channel.hold == "zero":
+            return 0.0
+        if channel.hold == "last" and self._sent is not None:
+            return float(self._sent[index])
+        if channel.hold == "last" and self._integrating:
+            return 0.0
+        assert channel.measured_by is not None  # of `hold: measured` by the contract, of a position by the filter
+        return None if self._held_at is None else self._held_at.get(channel.measured_by)
+
+    # --- state
+
+    def _forget(self, now_ns: int) -> None:
+        """As if nothing had been received from the policy yet; measurements stay."""
+        self._stitching.clear()
+        self._since_ns = now_ns
+        self._heartbeat_ns = 0
+        self._run_since_ns = None
+        self._hold_since_ns = None
+        self._held_at = None
+        self._ramp_from = None
+        self._unseen = {"chunk"} | ({"heartbeat"} if self._require_heartbeat else set())
+        self._unseen.update(f"sensor:{name}" for name in self._measurements.late(now_ns))
+
+    def _set_mode(self, mode: Mode) -> None:
+        if mode is not self._mode:
+            self.counters[f"mode.{mode}"] += 1
+            self._mode = mode

@@ -1,0 +1,66 @@
+"""What is known of the robot's state, and how fresh it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from contracts import RobotContract, Sensor
+
+NANOSECONDS = 1_000_000_000
+
+
+class Measurements:
+    """The latest values of the sensors that measure certain fields. All times are on one steady clock."""
+
+    def __init__(self, robot: RobotContract, fields: Collection[str], future_ns: int) -> None:
+        """
+        Args:
+            robot: its sensors and their time-outs.
+            fields: what must be known; sensors with none of these are ignored.
+            future_ns: a stamp may be this far ahead.
+        """
+        self.sensors: tuple[Sensor, ...] = tuple(s for s in robot.sensors if set(fields) & set(s.fields))
+        self.values: dict[str, float] = {}
+        """Field -> latest value."""
+        self._by_name = {s.name: s for s in self.sensors}
+        self._timeout_ns = {s.name: round(s.timeout_s * NANOSECONDS) for s in self.sensors}
+        self._stamp_ns: dict[str, int] = {}
+        self._future_ns = future_ns
+
+    def update(
+        self, sensor: str, stamp_ns: int, names: Sequence[str], values: Sequence[float], now_ns: int
+    ) -> str | None:
+        """Take one measurement of one of `sensors`; fields are found by name. The reason if it is refused."""
+        fields = self._by_name[sensor].fields
+        given = dict(zip(names, values, strict=False))
+        if len(names) != len(values) or not all(field in given for field in fields):
+            return "names"
+        if not all(math.isfinite(given[field]) for field in fields):
+            return "non_finite"
+        if stamp_ns > now_ns + self._future_ns:
+            return "future"
+        if now_ns - stamp_ns > self._timeout_ns[sensor]:
+            return "stale"
+        if stamp_ns < self._stamp_ns.get(sensor, stamp_ns):
+            return "out_of_order"
+        self._stamp_ns[sensor] = stamp_ns
+        self.values.update({field: float(given[field]) for field in fields})
+        return None
+
+    def late(self, now_ns: int) -> list[str]:
+        """Names of the sensors that have not measured within their time-out."""
+        return [
+            name
+            for name, timeout_ns in self._timeout_ns.items()
+            if name not in self._stamp_ns or now_ns - self._stamp_ns[name] > timeout_ns
+        ]
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Stamp of the latest measurement; None before the first."""
+        return max(self._stamp_ns.values(), default=None)
+
+    def age_s(self, now_ns: int) -> float:
+        """Seconds since the oldest of the latest measurements."""
+        return max(0, now_ns - min(self._stamp_ns.values(), default=now_ns)) / NANOSECONDS

@@ -1,0 +1,101 @@
+"""The graph of `visuomotor run`, started by ROS 2's own launch; an operator, or other nodes, drive the episodes.
+
+    ros2 launch visuomotor visuomotor.launch.py policy:=zoo/diffusion-drawer-open output:=runs/launched
+
+Processes, names and parameters come from `ros_nodes.graph`, as in `visuomotor run`. The death of a node ends them all.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    OpaqueFunction,
+    RegisterEventHandler,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.events import matches_action
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode
+from launch_ros.event_handlers import OnStateTransition
+from launch_ros.events.lifecycle import ChangeState
+from lifecycle_msgs.msg import Transition
+
+from contracts import check_compatible, load_robot
+from policies.runtime.bundle import read_bundle
+from ros_nodes.graph import CONTROLLER, POLICY, TRANSPORTS, NodeProcess, describe_graph
+
+ARGUMENTS = {
+    "robot": ("metaworld_sawyer", "name or path of the robot's contract"),
+    "policy": (None, "directory of an exported bundle"),
+    "task": ("drawer-open", "what the simulated body is set up for"),
+    "seed": ("1", "of the simulated body and of the policy's session"),
+    "output": (None, "directory of the recording: <output>/bag"),
+    "backend": ("openvino", "inference engine: openvino or onnxruntime"),
+    "stitching": ("latest", "how chunks are joined: latest or ensemble"),
+    "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
+}
+
+
+def generate_launch_description() -> LaunchDescription:
+    """What `ros2 launch` calls."""
+    declared = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, (default, description) in ARGUMENTS.items()
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=start_graph)])
+
+
+def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The nodes, once the arguments are known. Raises ContractMismatch before anything starts."""
+    given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    robot = load_robot(given["robot"])
+    bundle = Path(given["policy"]).resolve()
+    policy = read_bundle(bundle).contract
+    check_compatible(policy, robot)
+    nodes = describe_graph(
+        robot,
+        policy,
+        robot_source=str(Path(given["robot"]).resolve()) if Path(given["robot"]).suffix else given["robot"],
+        bundle=bundle,
+        task=given["task"],
+        seed=int(given["seed"]),
+        bag=Path(given["output"]).resolve() / "bag",
+        backend=given["backend"],
+        stitching=given["stitching"],
+    )
+    transports = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
+    actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports)]
+    for node in nodes:
+        waits = given["activate"].lower() != "true" and node.name in (CONTROLLER, POLICY)
+        actions += managed(node, activate=not waits)
+    return actions
+
+
+def managed(node: NodeProcess, activate: bool) -> list[LaunchDescriptionEntity]:
+    """One node: started, configured, and activated as soon as it is configured."""
+    parameters = {name: value for name, value in node.parameters.items() if value != []}
+    action = LifecycleNode(
+        package="visuomotor",
+        executable=node.name,
+        name=node.name,
+        namespace=node.namespace,
+        parameters=[parameters],
+        additional_env=dict(node.env),
+        output="screen",
+        on_exit=[Shutdown(reason=f"{node.name} has ended")],
+    )
+    this = matches_action(action)
+    activation = EmitEvent(event=ChangeState(lifecycle_node_matcher=this, transition_id=Transition.TRANSITION_ACTIVATE))
+    configured = OnStateTransition(
+        target_lifecycle_node=action, start_state="configuring", goal_state="inactive", entities=[activation]
+    )
+    configuration = EmitEvent(
+        event=ChangeState(lifecycle_node_matcher=this, transition_id=Transition.TRANSITION_CONFIGURE)
+    )
+    return [*([RegisterEventHandler(configured)] if activate else []), action, configuration]

@@ -1,0 +1,96 @@
+"""What every imitation policy gives to the trainer, to the export and to the runtime."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from contracts import PolicyContract, PolicyObservation, RobotContract
+from policies.config import PolicyConfig
+from policies.runtime.sampler import Sampler
+
+Batch = dict[str, Tensor]  # observation key -> [batch, history, ...]; "action" -> [batch, horizon, action_dim]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One stateless function of a policy, to be exported: `module(*inputs) -> outputs`.
+
+    Attributes:
+        module: the function; batch 1, nothing random in it.
+        inputs: name -> an example of the right shape and dtype, in order.
+        outputs: their names, in order.
+    """
+
+    module: nn.Module
+    inputs: dict[str, Tensor]
+    outputs: tuple[str, ...]
+
+
+class Policy(nn.Module, ABC):
+    """A network that learns from demonstrations and gives action chunks.
+
+    Normalisation is part of the network: it takes and gives the units of the contract.
+    """
+
+    family: ClassVar[str]
+    config_type: ClassVar[type[PolicyConfig]]
+
+    def __init__(self, config: PolicyConfig, contract: PolicyContract) -> None:
+        super().__init__()
+        self.config = config
+        self.contract = contract
+
+    @abstractmethod
+    def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the ranges of the dataset: key -> {"min": ..., "max": ...}."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss (a scalar) of a batch and figures to log; all randomness comes from `generator` (CPU)."""
+
+    @abstractmethod
+    def graphs(self) -> dict[str, Graph]:
+        """The functions that the runtime calls, by name."""
+
+    @abstractmethod
+    def sampler(self) -> Sampler:
+        """How the runtime makes actions of the graphs."""
+
+    def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """`loss`, under the name that distributed wrappers call."""
+        return self.loss(batch, generator)
+
+
+def make_contract(
+    family: str, config: PolicyConfig, robot: RobotContract, observation_set: str, task: str
+) -> PolicyContract:
+    """The promise of a policy trained with `config` on data of `robot`, its observations those of `observation_set`."""
+    observations = tuple(
+        PolicyObservation(feature=feature, history=config.image_history if feature.is_image else config.state_history)
+        for feature in robot.observation_features(observation_set)
+    )
+    return PolicyContract(
+        policy=family,
+        robot=robot.name,
+        observation_set=observation_set,
+        task=task,
+        observations=observations,
+        action=robot.action_feature,
+        action_period_s=robot.control_period_s,
+        horizon=config.horizon,
+        execute=config.execute,
+    )
+
+
+def example_observations(contract: PolicyContract) -> dict[str, Tensor]:
+    """Zeros of the right shape and dtype for every observation, batch 1."""
+    return {
+        o.feature.key: torch.zeros((1, o.history, *o.feature.shape), dtype=getattr(torch, o.feature.dtype))
+        for o in contract.observations
+    }

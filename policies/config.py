@@ -1,0 +1,78 @@
+"""What a user chooses for every policy and its training. Free of torch, so that the command line starts at once."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from contracts.serialization import Contract, require, require_finite
+
+
+class PolicyConfig(Contract, frozen=True, kw_only=True):
+    """What the configurations of all policies have in common.
+
+    Attributes:
+        horizon: actions in a chunk.
+        execute: actions carried out before the policy looks again.
+        state_history: latest values of each state that the policy sees.
+        image_history: latest pictures of each camera that the policy sees.
+    """
+
+    horizon: int = 16
+    execute: int = 8
+    state_history: int = 2
+    image_history: int = 1
+
+
+class TrainingConfig(Contract, frozen=True, kw_only=True):
+    """How a policy is trained.
+
+    Attributes:
+        steps: optimiser steps.
+        batch_size: samples a step and process.
+        learning_rate: at the end of the warm-up; then it falls along a cosine to final_learning_rate.
+        final_learning_rate: at the last step. The averaged weights need no 0 here.
+        warmup_steps: over which the learning rate rises from 0.
+        weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        ema_power: the averaged weights keep 1 - (1 + step)^-ema_power of themselves in each step,
+        ema_max_decay: and at most this.
+        precision: of the arithmetic in training; weights and optimiser are always fp32.
+        seed: of the first weights, of the batches and of the noise.
+        checkpoint_every_s: seconds between two checkpoints.
+        threads: of PyTorch on the CPU; None leaves them as they are (OMP_NUM_THREADS).
+    """
+
+    steps: int = 4000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 0.0
+    warmup_steps: int = 100
+    weight_decay: float = 1e-6
+    gradient_clip: float = 1.0
+    ema_power: float = 0.75
+    ema_max_decay: float = 0.9999
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 0
+    checkpoint_every_s: float = 60.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.steps > 0 and self.batch_size > 0, "steps and batch_size must be positive")
+        require_finite("a training figure", self.learning_rate, self.weight_decay, self.gradient_clip)
+        require(self.learning_rate > 0 and self.gradient_clip > 0, "learning_rate and gradient_clip must be positive")
+        require(0 <= self.final_learning_rate <= self.learning_rate, "final_learning_rate must be within learning_rate")
+        require(self.warmup_steps >= 0 and self.weight_decay >= 0, "warmup_steps and weight_decay cannot be negative")
+        require(self.ema_power > 0, "ema_power must be positive")
+        require(0 <= self.ema_max_decay < 1, "ema_max_decay must be within [0, 1)")
+        require(self.seed >= 0, "seed cannot be negative")
+        require(self.checkpoint_every_s > 0, "checkpoint_every_s must be positive")
+        require(self.threads is None or self.threads > 0, "threads must be positive")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Warm-up, then a cosine down to `final_learning_rate`; `step` counts from 0."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine

@@ -1,0 +1,112 @@
+"""Diffusion Policy (arXiv 2303.04137): learn the noise in demonstrated chunks, act by removing it from pure noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from contracts import PolicyContract
+from policies.base import Batch, Graph, Policy, example_observations
+from policies.diffusion.config import DiffusionConfig
+from policies.diffusion.schedule import diffusion_sampler, inference_scheduler, training_scheduler
+from policies.diffusion.unet import ConditionalUNet1d
+from policies.encoders import ObservationEncoder, random_shift
+from policies.normalization import MinMaxNormalizer
+from policies.runtime.sampler import DiffusionSampler
+
+
+class DiffusionPolicy(Policy):
+    """A 1-D UNet that removes noise from an action chunk, conditioned on the observation by FiLM."""
+
+    family = "diffusion"
+    config_type = DiffusionConfig
+    config: DiffusionConfig
+
+    def __init__(self, config: DiffusionConfig, contract: PolicyContract) -> None:
+        super().__init__(config, contract)
+        action_dim = contract.action.shape[0]
+        self.keys = tuple(o.feature.key for o in contract.observations)
+        self.image_keys = tuple(o.feature.key for o in contract.observations if o.feature.is_image)
+        self.encoder = ObservationEncoder(contract.observations, config.image_width, config.keypoints)
+        self.actions = MinMaxNormalizer(action_dim)
+        self.unet = ConditionalUNet1d(
+            action_dim, self.encoder.output_dim, config.widths, config.kernel_size, config.timestep_dim
+        )
+        self.noise_schedule = training_scheduler(config)
+
+    def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take the ranges of states and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
+        self.encoder.fit(statistics)
+        self.actions.fit(statistics["action"])
+
+    def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean squared error of the predicted noise (equation 5); elements of the action that never vary do not count.
+
+        Args:
+            batch: observations [batch, history, ...] and `action` [batch, horizon, action_dim].
+            generator: of timesteps, noise and image shifts; on the CPU, so that every device learns from the same.
+        """
+        clean = self.actions(batch["action"])
+        count, device = clean.shape[0], clean.device
+        timesteps = torch.randint(0, self.config.train_timesteps, (count,), generator=generator).to(device)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
+        observations = {key: batch[key] for key in self.keys}
+        for key in self.image_keys:
+            observations[key] = random_shift(observations[key], self.config.shift_pixels, generator)
+        condition = self.encoder(*observations.values())
+        noisy = self.noise_schedule.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]  # int64 works
+        error = (self.unet(noisy, timesteps, condition).float() - noise).square().mean()
+        return error, {}
+
+    @torch.no_grad()
+    def sample(self, observations: Batch, generator: torch.Generator) -> Tensor:
+        """Actions [batch, horizon, action_dim] in the contract's units, through diffusers' own scheduler.
+
+        Args:
+            observations: key -> [batch, history, ...].
+            generator: of the noise: the chunk to start from, then for `ddpm` the noise of each step but the last.
+        """
+        scheduler = inference_scheduler(self.config)
+        condition = self.encoder(*(observations[key] for key in self.keys))
+        shape = (len(condition), self.contract.horizon, self.contract.action.shape[0])
+        sample = torch.randn(shape, generator=generator, device=generator.device).to(condition.device)
+        for timestep in scheduler.timesteps:
+            epsilon = self.unet(sample, timestep.expand(len(sample)).to(sample.device), condition)
+            sample = scheduler.step(epsilon, timestep, sample, generator=generator, return_dict=False)[0]
+        return self.actions.inverse(sample)
+
+    def graphs(self) -> dict[str, Graph]:
+        """`encoder`, `denoiser` and `decoder`, as `DiffusionSampler` describes them."""
+        observations = example_observations(self.contract)
+        sample = torch.zeros((1, self.contract.horizon, self.contract.action.shape[0]))
+        return {
+            "encoder": Graph(self.encoder, observations, ("condition",)),
+            "denoiser": Graph(
+                self.unet,
+                {
+                    "sample": sample,
+                    "timestep": torch.zeros(1, dtype=torch.int64),
+                    "condition": torch.zeros((1, self.encoder.output_dim)),
+                },
+                ("epsilon",),
+            ),
+            "decoder": Graph(_Decoder(self.actions), {"sample": sample}, ("actions",)),
+        }
+
+    def sampler(self) -> DiffusionSampler:
+        """The schedule's numbers."""
+        return diffusion_sampler(self.config)
+
+
+class _Decoder(nn.Module):
+    """From a normalised chunk to actions in the contract's units."""
+
+    def __init__(self, normalizer: MinMaxNormalizer) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+
+    def forward(self, sample: Tensor) -> Tensor:
+        return self.normalizer.inverse(sample)

@@ -1,0 +1,57 @@
+"""The first words of a bundle's model card: what the files themselves know. People add how well it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from contracts import PolicyContract
+from policies.checkpoint import CheckpointConfig
+
+
+def model_card(config: CheckpointConfig, bundle: Path, files: Path) -> str:
+    """Markdown about the bundle that will be `bundle`, whose graphs lie in the directory `files`."""
+    contract, training = config.contract, config.training
+    size = sum(file.stat().st_size for file in files.glob("*.onnx")) / 1e6
+    rows = {
+        "policy": contract.policy,
+        "robot": contract.robot,
+        "task": ", ".join(contract.task.splitlines()),
+        "sees": _observations(contract),
+        "gives": _actions(contract),
+        "size": f"{size:.1f} MB",
+        "network": _listed(config.policy),
+        "data": _listed(training.get("data", {})),
+        "training": _listed(training.get("config", {})),
+    }
+    table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    return f"""# {contract.policy} on {contract.robot}: {rows["task"]}
+
+| | |
+| --- | --- |
+{table}
+
+    visuomotor eval {bundle.name} --task TASK
+    visuomotor run --robot {contract.robot} --policy {bundle.name} --task TASK --output runs/TASK
+
+The runtime reads `manifest.json` and checks every file against it; this card may be edited.
+Not functional safety: a real robot needs a hardware emergency stop within reach.
+"""
+
+
+def _observations(contract: PolicyContract) -> str:
+    parts = [
+        f"`{o.feature.key}` ({'x'.join(map(str, o.feature.shape))}, the latest {o.history})"
+        for o in contract.observations
+    ]
+    return f"{', '.join(parts)} of the set `{contract.observation_set}`"
+
+
+def _actions(contract: PolicyContract) -> str:
+    elements = zip(contract.action.names, contract.action.units, strict=True)
+    named = ", ".join(f"{name} [{unit}]" for name, unit in elements)
+    period_ms = contract.action_period_s * 1e3
+    return f"{contract.horizon} actions, {period_ms:g} ms apart, of which {contract.execute} are executed: {named}"
+
+
+def _listed(values: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

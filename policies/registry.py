@@ -1,0 +1,15 @@
+"""The families of policies, by name."""
+
+from __future__ import annotations
+
+from policies.base import Policy
+from policies.diffusion.policy import DiffusionPolicy
+
+FAMILIES: dict[str, type[Policy]] = {DiffusionPolicy.family: DiffusionPolicy}
+
+
+def policy_type(family: str) -> type[Policy]:
+    """The class of a family. Raises ValueError naming those there are."""
+    if family not in FAMILIES:
+        raise ValueError(f"no policy {family!r}: there are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[family]

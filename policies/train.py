@@ -1,0 +1,105 @@
+"""From a dataset to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from episodes.dataset import Dataset
+from policies.base import make_contract
+from policies.checkpoint import CONFIG_FILE, CheckpointConfig, CheckpointError, load_config, write_config
+from policies.config import PolicyConfig, TrainingConfig
+from policies.registry import policy_type
+from policies.trainer import Trainer, TrainingResult
+from policies.training_state import STATE_FILE
+from policies.windows import Windows
+
+
+def train_policy(
+    family: str,
+    dataset: Path | str,
+    output: Path | str,
+    policy: PolicyConfig | None = None,
+    training: TrainingConfig | None = None,
+    resume: bool = False,
+    progress_bar: bool = True,
+) -> TrainingResult:
+    """Train a policy on a dataset's successful episodes; checkpoint and TensorBoard's log go to the directory `output`.
+
+    Args:
+        family: of the policy, for example `diffusion`.
+        dataset: a LeRobotDataset v3 directory with the robot's contract in it.
+        output: new or empty, or with `resume` that of a run that was stopped.
+        policy: the family's configuration; None: its default.
+        training: the trainer's configuration; None: its default.
+        resume: go on from the state in `output` (from the beginning, if it has none).
+        progress_bar: show one.
+
+    Raises:
+        ValueError: no such family, a configuration that does not fit, or no successful episode.
+        DatasetError: the dataset cannot be used.
+        CheckpointError: `output` already holds a run, or one that was started differently.
+        TrainingDiverged: the loss is not finite.
+    """
+    kind = policy_type(family)
+    policy = policy or kind.config_type()
+    training = training or TrainingConfig()
+    output = Path(output)
+    source = Dataset(dataset)
+    arrays = source.arrays()
+    contract = make_contract(family, policy, source.robot, source.observation_set, "\n".join(arrays.tasks))
+    windows = Windows(arrays, contract, use=[episode.success for episode in source.episodes])
+    config = CheckpointConfig(
+        policy=policy.to_dict(),
+        contract=contract,
+        robot=source.robot,
+        training={"config": training.to_dict(), "data": _description(windows)},
+    )
+    continuing = _prepare(output, config, resume)
+    torch.manual_seed(training.seed)
+    network = kind(policy, contract)
+    network.fit_normalization(windows.statistics())
+    trainer = Trainer(network, windows, training, output, progress_bar)
+    if trainer.accelerator.is_main_process:
+        write_config(output, config)
+    if continuing:
+        trainer.resume()
+    return trainer.run()
+
+
+def _description(windows: Windows) -> dict[str, Any]:
+    """What the policy learns from, in a few numbers, to tell one dataset from another."""
+    return {"episodes": len(windows.starts), "frames": len(windows), "tasks": list(windows.arrays.tasks)}
+
+
+def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> bool:
+    """Make the directory; True if it holds a state to go on from. Raises CheckpointError."""
+    output.mkdir(parents=True, exist_ok=True)
+    if not (output / STATE_FILE).exists():
+        return False
+    if not resume:
+        raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
+    changed = _changes(_comparable(load_config(output)), _comparable(config))
+    if changed:
+        listed = "\n".join(f"  - {change}" for change in changed)
+        raise CheckpointError(f"{output / CONFIG_FILE}: this run was started differently:\n{listed}")
+    return True
+
+
+def _comparable(config: CheckpointConfig) -> dict[str, Any]:
+    """The configuration as JSON has it, without what may change between two parts of one run."""
+    plain = json.loads(config.to_json())
+    for name in ("checkpoint_every_s", "threads"):
+        plain["training"]["config"].pop(name, None)
+    return plain
+
+
+def _changes(old: Any, new: Any, path: str = "") -> list[str]:
+    """Every place in which two trees of plain data differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [c for key in keys for c in _changes(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if old == new else [f"{path}: was {old!r}, is now {new!r}"]

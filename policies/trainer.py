@@ -1,0 +1,195 @@
+"""One trainer for all imitation policies: the same seed gives the same weights, stopped and resumed or not."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from policies.base import Policy
+from policies.checkpoint import WEIGHTS_FILE, write_tensors
+from policies.config import TrainingConfig
+from policies.ema import ExponentialMovingAverage
+from policies.training_state import Progress, load_state, save_state
+from policies.windows import Windows, sample_indices, step_generator
+
+LOG_EVERY = 20  # steps
+BETAS = (0.95, 0.999)  # of AdamW, as in Diffusion Policy
+
+
+class TrainingDiverged(ValueError):
+    """The loss or its gradient is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of it.
+
+    Attributes:
+        checkpoint: its directory.
+        steps: optimiser steps done in all.
+        elapsed_s: seconds of training in all, those before a resume included.
+        loss: mean over the last steps.
+        interrupted: True if a signal stopped it before the end; resume to go on.
+    """
+
+    checkpoint: Path
+    steps: int
+    elapsed_s: float
+    loss: float
+    interrupted: bool
+
+
+class Trainer:
+    """Trains a policy and keeps its checkpoint in `output` up to date."""
+
+    def __init__(
+        self, policy: Policy, windows: Windows, config: TrainingConfig, output: Path, progress_bar: bool = True
+    ) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.config = config
+        self.windows = windows
+        self.output = output
+        self.accelerator = Accelerator(
+            mixed_precision="no"
+        )  # autocast is ours: Accelerate fixes it for a whole process
+        self.policy = policy.to(self.accelerator.device).train()
+        self.average = ExponentialMovingAverage(policy, config.ema_power, config.ema_max_decay)
+        self.optimizer = torch.optim.AdamW(
+            policy.parameters(), config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
+        )
+        self.progress = Progress()
+        self.progress_bar = progress_bar and self.accelerator.is_main_process
+
+    def resume(self) -> None:
+        """Go on from the state in `output`. Raises CheckpointError."""
+        self.progress = load_state(self.output, self.policy, self.average, self.optimizer)
+
+    def run(self) -> TrainingResult:
+        """Train to the end, or until SIGINT or SIGTERM; either way the last state is saved.
+
+        Raises:
+            TrainingDiverged: the loss or its gradient is not finite; the last checkpoint stays.
+        """
+        model = self.accelerator.prepare_model(self.policy)
+        started = time.monotonic() - self.progress.elapsed_s
+        saved = time.monotonic()
+        losses: list[float] = []
+        step = self.progress.step
+        with _stop_signals() as stop, self._bar() as bar, self._board() as board:
+            while step < self.config.steps and not self._anyone_stopped(stop):
+                loss, figures = self._step(model, step)
+                step += 1
+                losses = [*losses[1 - LOG_EVERY :], loss]
+                self.progress = Progress(step=step, elapsed_s=time.monotonic() - started)
+                bar.update()
+                if step % LOG_EVERY == 0:
+                    bar.set_postfix(loss=f"{sum(losses) / len(losses):.4f}", refresh=False)
+                    self._log(board, {"loss": sum(losses) / len(losses), **figures})
+                if time.monotonic() - saved > self.config.checkpoint_every_s:
+                    self.save()
+                    saved = time.monotonic()
+        if losses:
+            self.save()
+        return TrainingResult(
+            checkpoint=self.output,
+            steps=step,
+            elapsed_s=self.progress.elapsed_s,
+            loss=sum(losses) / len(losses) if losses else math.nan,
+            interrupted=step < self.config.steps,
+        )
+
+    def save(self) -> None:
+        """Write the averaged weights and the training state; in a distributed run the main process does."""
+        if not self.accelerator.is_main_process or self.progress.step == 0:
+            return
+        save_state(self.output, self.policy, self.average, self.optimizer, self.progress)
+        weights = self.average.state_dict(self.policy)
+        write_tensors(self.output / WEIGHTS_FILE, weights, {"step": str(self.progress.step)})
+
+    def _step(self, model: torch.nn.Module, step: int) -> tuple[float, dict[str, Any]]:
+        """One optimiser step, number `step` from 0: the loss and figures to log."""
+        config, rank = self.config, self.accelerator.process_index
+        indices = sample_indices(len(self.windows), config.batch_size, config.seed, step, rank)
+        batch = {key: value.to(self.accelerator.device) for key, value in self.windows.batch(indices).items()}
+        with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            loss, figures = model(batch, step_generator(config.seed, step, rank))
+        value = float(loss.detach())
+        self.optimizer.zero_grad(set_to_none=True)
+        self.accelerator.backward(loss)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_clip))
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise TrainingDiverged(
+                f"step {step}: the loss is {value}, the norm of its gradient {norm}; the last checkpoint in "
+                f"{self.output} is from before. A learning rate below {config.learning_rate} may help"
+            )
+        rate = config.learning_rate_at(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.average.update(self.policy, step + 1)
+        return value, {**figures, "gradient_norm": norm, "learning_rate": rate}
+
+    def _anyone_stopped(self, stop: threading.Event) -> bool:
+        """Did any process get a signal? All of them must leave the loop in the same step."""
+        if self.accelerator.num_processes == 1:
+            return stop.is_set()
+        if stop.is_set():
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.config.steps,
+            initial=self.progress.step,
+            desc="training",
+            unit="step",
+            disable=not self.progress_bar,
+        )
+
+    @contextmanager
+    def _board(self) -> Iterator[SummaryWriter | None]:
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.progress.step + 1) as writer:
+            yield writer
+
+    def _log(self, board: SummaryWriter | None, figures: dict[str, Any]) -> None:
+        if board is not None:
+            for name, value in figures.items():
+                board.add_scalar(f"training/{name}", float(value), self.progress.step)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal does what it always does."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, _frame: Any) -> None:
+        stop.set()
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in previous:
+        signal.signal(number, on_signal)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

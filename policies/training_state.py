@@ -1,0 +1,81 @@
+"""All that training needs to go on exactly where it stopped, in one file that is never half written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from contracts.serialization import Contract
+from policies.checkpoint import CheckpointError, load_strictly, read_tensors, write_tensors
+from policies.ema import ExponentialMovingAverage
+
+STATE_FILE = "training_state.safetensors"
+PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's running means of the gradient and of its square
+
+
+class Progress(Contract, frozen=True, kw_only=True):
+    """How far training has come: optimiser steps done, and seconds they took."""
+
+    step: int = 0
+    elapsed_s: float = 0.0
+
+
+def save_state(
+    path: Path,
+    policy: nn.Module,
+    average: ExponentialMovingAverage,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Write weights, averaged weights, the optimiser's moments and the progress, atomically."""
+    tensors = {f"weights.{name}": value for name, value in policy.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.shadow.items()}
+    for name, parameter in policy.named_parameters():
+        for moment in MOMENTS:
+            tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
+    write_tensors(path / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
+
+
+def load_state(
+    path: Path, policy: nn.Module, average: ExponentialMovingAverage, optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Put a saved state back into all of them.
+
+    Raises:
+        CheckpointError: the file is damaged, or belongs to another network.
+    """
+    file = path / STATE_FILE
+    tensors, metadata = read_tensors(file)
+    progress = _progress(metadata, file)
+    load_strictly(policy, _part(tensors, "weights."), f"{file}: weights")
+    for name, value in _part(tensors, "average.").items():
+        _copy(average.shadow, name, value, file)
+    for moment in MOMENTS:
+        values = _part(tensors, f"{moment}.")
+        for name, parameter in policy.named_parameters():
+            if name not in values or values[name].shape != parameter.shape:
+                raise CheckpointError(f"{file}: has no {moment} for {name} of shape {tuple(parameter.shape)}")
+            state = optimizer.state[parameter]
+            state[moment] = values[name].to(parameter.device)
+            state["step"] = torch.tensor(float(progress.step), device=parameter.device)
+    return progress
+
+
+def _progress(metadata: dict[str, str], file: Path) -> Progress:
+    try:
+        return Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _copy(shadow: dict[str, Tensor], name: str, value: Tensor, file: Path) -> None:
+    if name not in shadow or shadow[name].shape != value.shape:
+        raise CheckpointError(f"{file}: the averaged weight {name} does not belong to this network")
+    shadow[name].copy_(value)

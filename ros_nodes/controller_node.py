@@ -1,0 +1,290 @@
+"""The controller: action chunks in, one safe command a control period out, whatever happens to the rest.
+
+One thread does everything: at each absolute deadline it publishes the command, and it handles messages in the slack
+until just before the next deadline. So nothing shares the interpreter lock with the control loop.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from std_msgs.msg import Float64MultiArray, Header, String
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from contracts import ContractError, RobotContract, Sensor, load_robot
+from execution.clock import SteadyClock
+from execution.controller import FUTURE_PERIODS, NANOSECONDS, Command, ControllerCore, Mode
+from execution.deadline import DeadlineLoop, try_realtime
+from execution.stitching import LatestChunk, Stitching, TemporalEnsemble
+from ros_nodes import qos
+from ros_nodes.conversions import (
+    MessageError,
+    SensorMessage,
+    chunk_from_message,
+    command_message,
+    sensor_fields,
+    sensor_message_type,
+    stamp_ns,
+)
+from ros_nodes.managed_node import ManagedNode
+from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
+
+STITCHING: dict[str, Callable[[], Stitching]] = {"latest": LatestChunk, "ensemble": TemporalEnsemble}
+REALTIME_PRIORITY = 50
+PHASE = 0.75
+"""Of a control period, from the robot's tick to the controller's. Late, so that a chunk inferred from the measurements
+of the robot's latest tick is in time for its next one; a quarter of a period is left for the command's way, so that it
+is no chance before which tick of the robot it arrives."""
+QUIET_NS = 1_000_000  # before a deadline no callback begins ...
+QUIET_FRACTION = 0.2  # ... or in this part of a short period
+DIAGNOSTICS_S = 1.0
+LEVELS = {
+    Mode.INACTIVE: DiagnosticStatus.OK,
+    Mode.RUN: DiagnosticStatus.OK,
+    Mode.HOLD: DiagnosticStatus.WARN,
+    Mode.STOPPED: DiagnosticStatus.ERROR,
+}
+
+
+class ControllerNode(ManagedNode):
+    """Lifecycle node around a ControllerCore.
+
+    Configured, it listens and publishes no command, so that something else may drive the robot; active, it publishes
+    one every control period (hold, until it has something to follow); deactivated, it sends hold once, last.
+
+    Parameters: `robot` (name or path of a contract), `stitching` (`latest` or `ensemble`).
+    """
+
+    def __init__(self, scheduling: str = "not asked for") -> None:
+        """
+        Args:
+            scheduling: what `try_realtime` said, for the statistics.
+        """
+        super().__init__("controller_node")
+        self._scheduling = scheduling
+        self.declare_parameter("robot", "metaworld_sawyer")
+        self.declare_parameter("stitching", "latest")
+        self.loop: DeadlineLoop | None = None  # runs only while active
+        self._core: ControllerCore | None = None
+        self._steady = SteadyClock(lambda: int(self.get_clock().now().nanoseconds))
+        self._figures: dict[str, Any] = {}  # of the latest activity
+        self._counted: Counter[str] = Counter()
+        self._published_mode: Mode | None = None
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the contract and listen."""
+        try:
+            self._robot = load_robot(self.get_parameter("robot").value)
+            stitching = self.get_parameter("stitching").value
+            if stitching not in STITCHING:
+                raise ContractError(f"stitching: there is {' and '.join(STITCHING)}, not {stitching!r}")
+            # The robot obeys from its next tick on, 1 - PHASE periods from now. Half a period more is the middle of the
+            # action that is meant for that tick: neither side's jitter picks a neighbour.
+            lead_ns = round((1.5 - PHASE) * self._robot.control_period_s * NANOSECONDS)
+            core = ControllerCore(self._robot, STITCHING[stitching](), lead_ns=lead_ns)
+        except ContractError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._core = core
+        self._figures = DeadlineLoop(self._robot.control_rate_hz).statistics() | {"counters": {}}
+        self.get_logger().info(f"{self._robot.name} at {self._robot.control_rate_hz:g} Hz, {self._scheduling}")
+        self._connect(self._robot, core)
+        self._publish_mode(core.mode)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Take charge of the robot; refused while stopped."""
+        core = self._configured()
+        if not core.activate(time.monotonic_ns()):
+            why = ", ".join(core.stop_reasons)
+            self.get_logger().error(f"stopped ({why}); call ~/reset_controller when it is safe to go on")
+            return TransitionCallbackReturn.FAILURE
+        self._counted = Counter(core.counters)
+        self.loop = DeadlineLoop(self._robot.control_rate_hz)
+        self.loop.pause_garbage_collection()
+        measured_ns = core.measured_ns
+        self.loop.restart(None if measured_ns is None else measured_ns + round(PHASE * self.loop.period_ns))
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Hold, and give up charge."""
+        self._end_control()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Hold and let go."""
+        self._end_control()
+        self._disconnect()
+
+    # --- control
+
+    def tick(self) -> None:
+        """One control period."""
+        command = self._configured().step(time.monotonic_ns())
+        self._send(command)
+        self._publish_mode(command.mode)
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode."""
+        core = self._configured()
+        if self.loop is not None:
+            self._figures = self.loop.statistics() | {"counters": dict(core.counters - self._counted)}
+        state = {"mode": str(core.mode), "stopped_by": list(core.stop_reasons), "scheduling": self._scheduling}
+        return self._figures | state
+
+    def _send(self, command: Command) -> None:
+        if command.values is not None:
+            self._command_publisher.publish(command_message(command.values, self._robot))
+
+    def _publish_mode(self, mode: Mode) -> None:
+        if mode is not self._published_mode:
+            self._published_mode = mode
+            self._mode_publisher.publish(String(data=str(mode)))
+
+    def _end_control(self) -> None:
+        if self.loop is None:
+            return
+        core, now_ns = self._configured(), time.monotonic_ns()
+        self.statistics()  # the last ones of this activity
+        self.loop.resume_garbage_collection()
+        self.loop = None
+        core.deactivate(now_ns)
+        self._send(core.step(now_ns))
+        self._publish_mode(core.mode)
+
+    def _configured(self) -> ControllerCore:
+        assert self._core is not None  # rclpy's state machine lets nothing come before configure
+        return self._core
+
+    # --- topics and services
+
+    def _connect(self, robot: RobotContract, core: ControllerCore) -> None:
+        self._command_publisher = self.create_publisher(Float64MultiArray, robot.command.topic, qos.COMMAND)
+        self._mode_publisher = self.create_publisher(String, "controller_state", qos.LATCHED)
+        diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATUS)
+        publishers = (self._command_publisher, self._mode_publisher, diagnostics)
+        subscriptions = [
+            self.create_subscription(
+                sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR
+            )
+            for sensor in core.needed_sensors
+        ]
+        subscriptions += [
+            self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, qos.CHUNK),
+            self.create_subscription(Header, "heartbeat", self._on_heartbeat, qos.HEARTBEAT),
+        ]
+        services = [
+            self.create_service(Trigger, "~/statistics", self._on_statistics),
+            self.create_service(Trigger, "~/reset_controller", self._on_reset),
+        ]
+        timer = self.create_timer(
+            DIAGNOSTICS_S,
+            lambda: diagnostics.publish(self._diagnostics()),
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        self._entities = [(self.destroy_publisher, p) for p in publishers]
+        self._entities += [(self.destroy_subscription, s) for s in subscriptions]
+        self._entities += [(self.destroy_service, s) for s in services]
+        self._entities.append((self.destroy_timer, timer))
+
+    def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
+        core = self._configured()
+        try:
+            names, values = sensor_fields(message, sensor)
+        except MessageError as error:
+            core.refuse(f"sensor.{sensor.name}.{error.reason}")
+            return
+        stamp = self._steady.to_steady(stamp_ns(message.header.stamp))
+        core.on_fields(sensor.name, stamp, names, values, time.monotonic_ns())
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        core = self._configured()
+        start_ns = self._steady.to_steady(stamp_ns(message.header.stamp))
+        try:
+            chunk = chunk_from_message(message, round(self._robot.control_period_s * 1e9), start_ns)
+        except MessageError as error:
+            core.refuse(f"chunk.{error.reason}")
+            return
+        core.on_chunk(chunk, time.monotonic_ns())
+
+    def _on_heartbeat(self, message: Header) -> None:
+        now_ns = time.monotonic_ns()
+        age_s = (now_ns - self._steady.to_steady(stamp_ns(message.stamp))) / 1e9
+        if age_s > self._robot.task.heartbeat_timeout_s:
+            self._configured().refuse("heartbeat.stale")
+        elif age_s < -FUTURE_PERIODS * self._robot.control_period_s:
+            self._configured().refuse("heartbeat.future")
+        else:
+            self._configured().on_heartbeat(now_ns)
+
+    def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success, response.message = True, json.dumps(self.statistics())
+        return response
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        core = self._configured()
+        before = core.mode
+        core.reset(time.monotonic_ns())
+        self._publish_mode(core.mode)
+        response.success, response.message = True, f"{before} -> {core.mode}"
+        return response
+
+    def _diagnostics(self) -> DiagnosticArray:
+        core, statistics = self._configured(), self.statistics()
+        status = DiagnosticStatus(
+            level=LEVELS[core.mode],
+            name=f"{self.get_name()}: control loop",
+            message=str(core.mode),
+            hardware_id=self._robot.name,
+        )
+        status.values = [KeyValue(key=key, value=json.dumps(value)) for key, value in statistics.items()]
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        return array
+
+
+def control(node: ControllerNode, executor: Executor, stop: Stop) -> None:
+    """The process's one loop: a command at each deadline, callbacks between deadlines."""
+    while not stop:
+        if node.loop is None:
+            executor.spin_once(WAIT_S)
+            continue
+        node.loop.wait()
+        node.tick()
+        handle_messages(node, executor)
+
+
+def handle_messages(node: ControllerNode, executor: Executor) -> None:
+    """Run callbacks until just before the next deadline, or until one of them ends the activity."""
+    if node.loop is not None:
+        node.loop.collect_in_slack()
+    while (loop := node.loop) is not None:
+        quiet_ns = min(QUIET_NS, int(QUIET_FRACTION * loop.period_ns))
+        left_ns = loop.next_deadline_ns - quiet_ns - time.monotonic_ns()
+        if left_ns <= 0:
+            return
+        executor.spin_once(left_ns / 1e9)
+
+
+def main() -> int:
+    """Entry point of the process."""
+    # Before rclpy starts the middleware's threads, so that they inherit it: while one of them has a lock, the control
+    # loop waits for it, and must not wait for everything else on that core too.
+    scheduling = try_realtime(REALTIME_PRIORITY)
+    return run_node(lambda: ControllerNode(scheduling), spin=control)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

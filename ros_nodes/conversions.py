@@ -1,0 +1,216 @@
+"""Messages to arrays and back. A message that is not exactly what the contract says is an error with a reason."""
+
+from __future__ import annotations
+
+import array
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+from builtin_interfaces.msg import Duration, Time
+from geometry_msgs.msg import PoseStamped
+from numpy.typing import NDArray
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+
+from contracts import Camera, RobotContract, Sensor
+from execution.chunk import MAX_HORIZON, ActionChunk
+
+NANOSECONDS = 1_000_000_000
+PERIOD_TOLERANCE_NS = 1_000  # time_from_start is k * period, rounded
+
+SensorMessage: TypeAlias = "JointState | PoseStamped"
+
+
+class MessageError(ValueError):
+    """A message that must be dropped; `reason` is short, for counting; the text says what would be right."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def sensor_message_type(sensor: Sensor) -> type[JointState] | type[PoseStamped]:
+    """The message class of a sensor's topic."""
+    return JointState if sensor.type == "sensor_msgs/msg/JointState" else PoseStamped
+
+
+def stamp_ns(stamp: Time) -> int:
+    """Nanoseconds of a message's stamp."""
+    return int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+
+
+def to_stamp(nanoseconds: int) -> Time:
+    """The inverse of `stamp_ns`."""
+    sec, nanosec = divmod(nanoseconds, NANOSECONDS)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def sensor_fields(message: SensorMessage, sensor: Sensor) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """What a sensor's message measured.
+
+    Returns:
+        The contract's field names, in its order, and a finite value for each. A JointState may carry more joints.
+
+    Raises:
+        MessageError: reason `size`, `names`, `frame` or `non_finite`.
+    """
+    if isinstance(message, PoseStamped):
+        if message.header.frame_id != sensor.frame:
+            raise MessageError("frame", f"{sensor.name}: frame {message.header.frame_id!r}, not {sensor.frame!r}")
+        position = message.pose.position
+        values = (position.x, position.y, position.z)
+    else:
+        names = list(message.name)
+        if len(names) != len(message.position):
+            raise MessageError("size", f"{sensor.name}: {len(names)} names but {len(message.position)} positions")
+        given = dict(zip(names, message.position, strict=True))
+        if len(given) != len(names):
+            raise MessageError("names", f"{sensor.name}: a joint stands twice in {names}")
+        missing = [field for field in sensor.fields if field not in given]
+        if missing:
+            raise MessageError("names", f"{sensor.name}: {missing} missing; there are {names}")
+        values = tuple(given[field] for field in sensor.fields)
+    if not all(math.isfinite(value) for value in values):
+        raise MessageError("non_finite", f"{sensor.name}: {dict(zip(sensor.fields, values, strict=True))}")
+    return sensor.fields, values
+
+
+def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray[np.float64]) -> SensorMessage:
+    """One measurement as a message.
+
+    Args:
+        sensor: which one.
+        stamp: time of the measurement, ns of ROS time.
+        values: one a field, in the contract's order. (A PoseStamped's orientation is the identity.)
+    """
+    values = [float(value) for value in values]
+    if len(values) != len(sensor.fields):
+        raise ValueError(f"sensor {sensor.name!r} has {len(sensor.fields)} fields, not {len(values)}")
+    if sensor_message_type(sensor) is PoseStamped:
+        pose = PoseStamped()
+        pose.header.stamp = to_stamp(stamp)
+        pose.header.frame_id = sensor.frame
+        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = values
+        return pose
+    joints = JointState()
+    joints.header.stamp = to_stamp(stamp)
+    joints.header.frame_id = sensor.frame
+    joints.name = list(sensor.fields)
+    joints.position = array.array("d", values)
+    return joints
+
+
+def image_array(message: Image, camera: Camera) -> NDArray[np.uint8]:
+    """A picture, uint8 [height, width, 3] RGB (a view of the message's own memory).
+
+    Raises:
+        MessageError: reason `size`, `encoding`, `step`, `frame` or `data`.
+    """
+    if (message.height, message.width) != (camera.height, camera.width):
+        got, wanted = f"{message.height}x{message.width}", f"{camera.height}x{camera.width}"
+        raise MessageError("size", f"{camera.name}: the picture is {got} (height x width), the contract says {wanted}")
+    if message.encoding != camera.encoding:
+        raise MessageError("encoding", f"{camera.name}: encoding {message.encoding!r}, not {camera.encoding!r}")
+    if message.header.frame_id != camera.frame:
+        raise MessageError("frame", f"{camera.name}: frame {message.header.frame_id!r}, not {camera.frame!r}")
+    if message.step != camera.width * 3:
+        raise MessageError("step", f"{camera.name}: step {message.step}, not {camera.width * 3}")
+    if len(message.data) != camera.height * camera.width * 3:
+        raise MessageError("data", f"{camera.name}: {len(message.data)} bytes, not {camera.height * camera.width * 3}")
+    return np.frombuffer(message.data, dtype=np.uint8).reshape(camera.height, camera.width, 3)
+
+
+def image_message(camera: Camera, stamp: int, image: NDArray[np.uint8]) -> Image:
+    """A picture, uint8 [height, width, 3] RGB, taken at `stamp` (ns of ROS time), as a message."""
+    if image.shape != (camera.height, camera.width, 3) or image.dtype != np.uint8:
+        wanted = (camera.height, camera.width, 3)
+        raise ValueError(f"camera {camera.name!r}: {image.dtype} {image.shape}, not uint8 {wanted}")
+    message = Image()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = camera.frame
+    message.height, message.width, message.step = camera.height, camera.width, camera.width * 3
+    message.encoding = camera.encoding
+    message.data = array.array("B", image.tobytes())  # a NumPy array would be checked element by element: 44 ms
+    return message
+
+
+def chunk_message(chunk: ActionChunk, stamp: int) -> JointTrajectory:
+    """An action chunk as a message: points[k].positions is action k, whatever its unit; the contract names it.
+
+    Args:
+        chunk: what to send.
+        stamp: time of the observation that it answers, ns of ROS time (the chunk's own may be on another clock).
+    """
+    message = JointTrajectory()
+    message.header.stamp = to_stamp(stamp)
+    message.joint_names = list(chunk.names)
+    for k, action in enumerate(chunk.actions):
+        sec, nanosec = divmod(k * chunk.period_ns, NANOSECONDS)
+        point = JointTrajectoryPoint(time_from_start=Duration(sec=sec, nanosec=nanosec))
+        point.positions = array.array("d", action.tobytes())
+        message.points.append(point)
+    return message
+
+
+def chunk_from_message(message: JointTrajectory, period_ns: int, start_ns: int | None = None) -> ActionChunk:
+    """An action chunk.
+
+    Args:
+        message: what came.
+        period_ns: time between two actions; points[k] must be due k of these after the start.
+        start_ns: the message's stamp, told on the caller's clock; None: as it is, in ROS time.
+
+    Raises:
+        MessageError: reason `size`, `names`, `period` or `non_finite`.
+    """
+    names, points = tuple(message.joint_names), message.points
+    if not 1 <= len(points) <= MAX_HORIZON:
+        raise MessageError("size", f"a chunk has 1 to {MAX_HORIZON} points, not {len(points)}")
+    if not names or len(set(names)) != len(names):
+        raise MessageError("names", f"a chunk names each of its channels once, not {list(names)}")
+    for k, point in enumerate(points):
+        if len(point.positions) != len(names):
+            raise MessageError("size", f"point {k} has {len(point.positions)} positions for {len(names)} names")
+        due_ns = point.time_from_start.sec * NANOSECONDS + point.time_from_start.nanosec
+        if abs(due_ns - k * period_ns) > PERIOD_TOLERANCE_NS:
+            raise MessageError("period", f"point {k} is due after {due_ns} ns; it must be {k} x {period_ns} ns")
+    actions = np.array([point.positions for point in points], dtype=np.float64)
+    if not np.isfinite(actions).all():
+        k, i = np.argwhere(~np.isfinite(actions))[0]
+        raise MessageError("non_finite", f"point {k} has {actions[k, i]} in {names[i]}")
+    start_ns = stamp_ns(message.header.stamp) if start_ns is None else start_ns
+    return ActionChunk(actions, start_ns, period_ns, names)
+
+
+def command_message(values: NDArray[np.float64], robot: RobotContract) -> Float64MultiArray:
+    """A command [dim] as ros2_controllers' forward_command_controller takes it: one number a channel, in order."""
+    message = Float64MultiArray()
+    size = len(robot.command.channels)
+    message.layout.dim = [MultiArrayDimension(label="channels", size=size, stride=size)]
+    message.data = array.array("d", np.asarray(values, dtype=np.float64).tobytes())
+    return message
+
+
+def command_from_message(message: Float64MultiArray, robot: RobotContract) -> NDArray[np.float64]:
+    """A command [dim], finite and within every channel's range.
+
+    Raises:
+        MessageError: reason `size`, `layout`, `non_finite` or `range`.
+    """
+    channels = robot.command.channels
+    if len(message.data) != len(channels):
+        raise MessageError("size", f"a command has {len(channels)} elements, not {len(message.data)}")
+    sizes = [dim.size for dim in message.layout.dim]
+    if message.layout.data_offset != 0 or (sizes and math.prod(sizes) != len(channels)):
+        raise MessageError(
+            "layout", f"layout {sizes}, offset {message.layout.data_offset}, do not describe {len(channels)} elements"
+        )
+    for channel, value in zip(channels, message.data, strict=True):
+        if not math.isfinite(value):
+            raise MessageError("non_finite", f"{channel.name}: {value}")
+        if not channel.min <= value <= channel.max:
+            raise MessageError("range", f"{channel.name}: {value} is not within [{channel.min}, {channel.max}]")
+    return np.array(message.data, dtype=np.float64)

@@ -1,0 +1,194 @@
+"""The processes of a running robot, and what each is told: one description for `visuomotor run` and for ROS's launch.
+
+Imports no ROS, so that a command can describe, check and print the graph anywhere.
+"""
+
+from __future__ import annotations
+
+import random
+import signal
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from contracts import PolicyContract, RobotContract
+
+ParameterValue = bool | int | float | str | list[str]
+
+# Fast DDS's defaults lose every 640x480 best-effort picture; this carries them, p50 0.9 ms.
+TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
+
+# One thread computes and sleeps when it waits: two that spin beside a control loop cost it its periods.
+THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OPENBLAS_NUM_THREADS": "1"}
+
+# Participants announce themselves every 3 s (Fast DDS's default): where the first announcements are lost, the next one
+# finds everybody. Topics are not connected before.
+DISCOVERY_S = 3.5
+
+DISCOVERY_PORT, PORTS_A_DOMAIN, FIRST_UNICAST_PORT = 7400, 250, 10  # DDSI-RTPS 2.2, 9.6.1.1
+HIGHEST_SAFE_DOMAIN = 101  # above, on Linux, the ports of a domain meet the ephemeral ones
+
+BODY, POLICY, CONTROLLER, RECORDER, REPLAY = (
+    "mujoco_node",
+    "policy_node",
+    "controller_node",
+    "recorder_node",
+    "replay_node",
+)
+
+
+@dataclass(frozen=True)
+class NodeProcess:
+    """One node in a process of its own.
+
+    Attributes:
+        name: the node's name; also of its log and of its console script.
+        module: `python -m <module>` starts it.
+        namespace: the robot's.
+        parameters: ROS parameters.
+        env: variables added to its environment.
+        orphan_signal: what it gets when its supervisor dies. SIGTERM lets a node send its last command or close its
+            file; one with nothing to finish is killed.
+    """
+
+    name: str
+    module: str
+    namespace: str
+    parameters: Mapping[str, ParameterValue]
+    env: Mapping[str, str] = field(default_factory=dict)
+    orphan_signal: signal.Signals = signal.SIGKILL
+
+    @property
+    def full_name(self) -> str:
+        """Name with namespace, as `ros2 node list` shows it."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One topic of the graph, relative to the robot's namespace unless it begins with a slash."""
+
+    name: str
+    type: str
+    reliable: bool
+    transient_local: bool = False
+
+
+def describe_graph(
+    robot: RobotContract,
+    policy: PolicyContract,
+    *,
+    robot_source: str,
+    bundle: Path,
+    task: str,
+    seed: int,
+    bag: Path,
+    cameras: tuple[str, ...] = (),
+    backend: str = "openvino",
+    stitching: str = "latest",
+) -> list[NodeProcess]:
+    """The nodes that let `policy` drive `robot`, in the order of their start.
+
+    Args:
+        robot_source: name or path that each node loads the same robot contract from.
+        bundle: the exported policy's directory.
+        task, seed: of the simulated body's first episode.
+        bag: directory of the recording; must not exist.
+        cameras: to be rendered besides those that the policy sees.
+        backend: inference engine of the policy, `openvino` or `onnxruntime`.
+        stitching: how the controller joins chunks, `latest` or `ensemble`.
+    """
+    namespace = "/" + robot.name
+    common: dict[str, ParameterValue] = {"robot": robot_source}
+    shown = list(dict.fromkeys((*cameras_of(policy), *cameras)))
+    for camera in shown:
+        robot.camera(camera)
+    nodes = []
+    if robot.body != "external":
+        parameters = common | {"task": task, "seed": seed, "observation_set": policy.observation_set, "cameras": shown}
+        nodes.append(NodeProcess(BODY, "ros_nodes.mujoco_node", namespace, parameters, THREADS))
+    nodes += [
+        NodeProcess(
+            RECORDER,
+            "ros_nodes.recorder_node",
+            namespace,
+            common | {"bag": str(bag), "cameras": shown},
+            THREADS,
+            signal.SIGTERM,
+        ),
+        NodeProcess(
+            CONTROLLER,
+            "ros_nodes.controller_node",
+            namespace,
+            common | {"stitching": stitching},
+            THREADS,
+            signal.SIGTERM,
+        ),
+        NodeProcess(
+            POLICY,
+            "ros_nodes.policy_node",
+            namespace,
+            common | {"bundle": str(bundle), "backend": backend, "seed": seed},
+            THREADS,
+        ),
+    ]
+    return nodes
+
+
+def cameras_of(policy: PolicyContract) -> tuple[str, ...]:
+    """The cameras that a policy sees."""
+    return tuple(o.feature.camera for o in policy.observations if o.feature.is_image)
+
+
+def recorded_topics(robot: RobotContract, cameras: tuple[str, ...]) -> list[Topic]:
+    """Every topic of the graph that belongs in a recording; of the pictures, those of `cameras`."""
+    topics = [Topic(s.topic, s.type, reliable=False) for s in robot.sensors]
+    topics += [Topic(robot.camera(c).topic, "sensor_msgs/msg/Image", reliable=False) for c in cameras]
+    return [
+        *topics,
+        Topic(robot.command.topic, robot.command.type, reliable=True),
+        Topic("applied_command", "sensor_msgs/msg/JointState", reliable=True),
+        Topic("success", "std_msgs/msg/Bool", reliable=True),
+        Topic("episode", "std_msgs/msg/String", reliable=True, transient_local=True),
+        Topic("controller_state", "std_msgs/msg/String", reliable=True, transient_local=True),
+        Topic("action_chunk", "trajectory_msgs/msg/JointTrajectory", reliable=True),
+        Topic("heartbeat", "std_msgs/msg/Header", reliable=False),
+        Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray", reliable=True),
+    ]
+
+
+def parameters_file(node: NodeProcess) -> dict[str, dict[str, dict[str, ParameterValue]]]:
+    """The content of the node's ROS 2 parameters YAML. An empty list has no type in ROS: the default stays."""
+    given = {k: v for k, v in node.parameters.items() if v != []}
+    return {node.full_name: {"ros__parameters": given}}
+
+
+def middleware_environment(domain_id: int, user: Mapping[str, str]) -> dict[str, str]:
+    """Variables that all processes of one graph share; what the user has set stays.
+
+    ROS_AUTOMATIC_DISCOVERY_RANGE is LOCALHOST unless set: a robot in a laboratory does not obey the neighbour's desk.
+    """
+    defaults = {
+        "FASTDDS_BUILTIN_TRANSPORTS": TRANSPORTS,
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "ROS_DOMAIN_ID": str(domain_id),
+    }
+    return {name: user.get(name, value) for name, value in defaults.items()}
+
+
+def free_domain_id() -> int:
+    """A random ROS domain in which no participant of this machine is up."""
+    candidates = list(range(1, HIGHEST_SAFE_DOMAIN + 1))
+    random.SystemRandom().shuffle(candidates)
+    return next((d for d in candidates if _is_free(d)), candidates[0])
+
+
+def _is_free(domain_id: int) -> bool:
+    """True when the first participant's discovery port of the domain can be bound."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(("", DISCOVERY_PORT + PORTS_A_DOMAIN * domain_id + FIRST_UNICAST_PORT))
+        except OSError:
+            return False
+    return True

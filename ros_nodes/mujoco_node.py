@@ -1,0 +1,261 @@
+"""The simulated body: stands in for a robot, on exactly the topics of its contract.
+
+One control period, at its deadline: take the newest command, publish what is measured now and what will be applied,
+take the pictures that are due, then step the physics to the next deadline. So the measurements and the
+`applied_command` of a period carry one stamp, and a command can only follow from measurements before it, as on a robot.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Bool, Float64MultiArray, Header, String
+from std_srvs.srv import Trigger
+
+from contracts import load_robot
+from execution.deadline import DeadlineLoop
+from ros_nodes import qos
+from ros_nodes.body import SimulatedBody
+from ros_nodes.conversions import (
+    MessageError,
+    command_from_message,
+    image_message,
+    sensor_message,
+    sensor_message_type,
+    to_stamp,
+)
+from ros_nodes.managed_node import ManagedNode
+from ros_nodes.node_main import run_node
+
+LOOP_ANSWER_S = 60.0  # for the physics loop to carry out a request: another task compiles another model
+THREAD_END_S = 2.0
+WARN_EVERY_S = 1.0
+
+
+class MujocoNode(ManagedNode):
+    """A robot's simulated body, running in real time from `configure` to the end.
+
+    Physics, rendering and publishing happen in one thread with a deadline of its own; callbacks only hand things to it.
+
+    Parameters:
+        robot: name or path of the robot's contract.
+        task, seed: of the episode that the next `reset` (or `configure`) begins.
+        observation_set: what the driving policy sees; only told to the recording.
+        cameras: the cameras to be rendered.
+
+    Services: `~/reset` begins an episode; `~/statistics` gives figures as JSON.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("mujoco_node")
+        self.declare_parameter("robot", "metaworld_sawyer")
+        self.declare_parameter("task", "drawer-open")
+        self.declare_parameter("seed", 1)
+        self.declare_parameter("observation_set", "state")
+        self.declare_parameter("cameras", [""])
+        self.refused: Counter[str] = Counter()
+        self._body: SimulatedBody | None = None
+        self._loop: DeadlineLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+        self._running = False
+        self._episodes = 0
+        self._commanded = False
+        self._succeeded = False
+        self._held_periods = 0
+        self._requests: queue.SimpleQueue[tuple[Callable[[], None], Future[None]]] = queue.SimpleQueue()
+
+    # -- lifecycle ---------------------------------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the robot and its world, announce the topics; nothing moves yet."""
+        try:
+            self._robot = load_robot(self._text("robot"))
+            names = [name for name in self.get_parameter("cameras").value if name]
+            self._cameras = [self._robot.camera(name) for name in names]
+        except ValueError as error:
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        self._connect()
+        self._closing.clear()
+        self._loop = DeadlineLoop(self._robot.control_rate_hz)
+        self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
+        self._thread.start()
+        try:
+            self._in_loop(self._make_body)
+        except (ValueError, ImportError, TimeoutError) as error:
+            self.close()
+            self.get_logger().error(f"no world: {error}")
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let time pass: physics and sensors run."""
+        self._running = True
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop time."""
+        self._running = False
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """End the physics loop and let go."""
+        self._running = False
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(timeout=THREAD_END_S)
+            self._thread = None
+        self._disconnect()
+
+    # -- callbacks ---------------------------------------------------------------------------------------------------
+
+    def _on_command(self, message: Float64MultiArray) -> None:
+        try:
+            command = command_from_message(message, self._robot)
+        except MessageError as error:
+            self.refused[error.reason] += 1
+            self.get_logger().warning(f"refused: {error}", throttle_duration_sec=WARN_EVERY_S)
+            return
+        if self._body is not None:
+            self._body.commands.put(command, time.monotonic_ns())
+
+    def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        try:
+            self._in_loop(self._begin_episode)
+        except (ValueError, TimeoutError) as error:
+            response.success, response.message = False, str(error) or "the physics loop does not answer"
+            return response
+        response.success, response.message = True, self._text("task")
+        return response
+
+    def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        loop = {} if self._loop is None else self._loop.statistics()
+        figures = {"loop": loop, "refused": dict(self.refused), "held_periods": self._held_periods}
+        response.success, response.message = True, json.dumps(figures)
+        return response
+
+    # -- the physics thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        while not self._closing.is_set():
+            now_ns = self._loop.wait()
+            if not self._requests.empty():
+                self._serve()  # and let this period pass: what announces an episode arrives before its measurements
+            elif self._running and self._body is not None and self.context.ok():
+                self._tick(self._body, now_ns)
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+
+    def _serve(self) -> None:
+        work, done = self._requests.get()
+        try:
+            done.set_result(work())
+        except (ValueError, ImportError) as error:  # no such task, no such simulator: the caller is told
+            done.set_exception(error)
+
+    def _tick(self, body: SimulatedBody, now_ns: int) -> None:
+        stamp = self.get_clock().now().nanoseconds
+        command, commanded = body.command(now_ns)
+        self._held_periods += not commanded
+        self._commanded |= commanded
+        measured = body.measurements()
+        for sensor in self._robot.sensors:
+            self._sensor_publishers[sensor.name].publish(sensor_message(sensor, stamp, measured[sensor.name]))
+        self._applied_publisher.publish(self._applied(command, stamp))
+        for camera in body.due(self._cameras):
+            picture = image_message(camera, stamp, body.picture(camera))
+            self._camera_publishers[camera.name].publish(picture)
+        if body.advance(command) != self._succeeded:
+            self._tell_success(not self._succeeded)
+
+    def _make_body(self) -> None:
+        self._body = SimulatedBody(self._robot, self._text("task"), self._number("seed"))
+        self._announce(self._body)
+
+    def _begin_episode(self) -> None:
+        assert self._body is not None
+        self._body.reset(self._text("task"), self._number("seed"))
+        self._episodes += self._commanded  # an episode that nobody drove is begun again, not counted
+        self._commanded = False
+        self._announce(self._body)
+
+    def _announce(self, body: SimulatedBody) -> None:
+        """Tell the recording which episode begins, and start the figures anew."""
+        assert self._loop is not None
+        for camera in self._cameras:  # the first picture of a rendering context takes 0.2 s: not within a period
+            body.picture(camera)
+        episode = {
+            "robot": self._robot.name,
+            "task": body.env.instruction,
+            "task_name": body.env.task,
+            "seed": body.env.episode_seed,
+            "episode": self._episodes,
+            "observation_set": self._text("observation_set"),
+        }
+        self._episode_publisher.publish(String(data=json.dumps(episode)))
+        self._tell_success(False)
+        self._held_periods = 0
+        self._loop.reset_statistics()
+
+    def _tell_success(self, succeeded: bool) -> None:
+        self._succeeded = succeeded
+        self._success_publisher.publish(Bool(data=succeeded))
+
+    def _applied(self, command: NDArray[np.float64], stamp: int) -> JointState:
+        names = [channel.name for channel in self._robot.command.channels]
+        return JointState(header=Header(stamp=to_stamp(stamp)), name=names, position=command.tolist())
+
+    # -- helpers -----------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        robot = self._robot
+        self._sensor_publishers = {
+            s.name: self.create_publisher(sensor_message_type(s), s.topic, qos.SENSOR) for s in robot.sensors
+        }
+        self._camera_publishers = {c.name: self.create_publisher(Image, c.topic, qos.SENSOR) for c in self._cameras}
+        self._applied_publisher = self.create_publisher(JointState, "applied_command", qos.STATUS)
+        self._success_publisher = self.create_publisher(Bool, "success", qos.STATUS)
+        self._episode_publisher = self.create_publisher(String, "episode", qos.LATCHED)
+        publishers = [*self._sensor_publishers.values(), *self._camera_publishers.values(), self._applied_publisher]
+        publishers += [self._success_publisher, self._episode_publisher]
+        commands = self.create_subscription(Float64MultiArray, robot.command.topic, self._on_command, qos.COMMAND)
+        reset = self.create_service(Trigger, "~/reset", self._on_reset)
+        statistics = self.create_service(Trigger, "~/statistics", self._on_statistics)
+        self._entities = [(self.destroy_publisher, publisher) for publisher in publishers]
+        self._entities += [(self.destroy_subscription, commands)]
+        self._entities += [(self.destroy_service, service) for service in (reset, statistics)]
+
+    def _in_loop(self, work: Callable[[], None]) -> None:
+        """Let the physics thread do something between two periods. Raises what it raised, or TimeoutError."""
+        done: Future[None] = Future()
+        self._requests.put((work, done))
+        done.result(timeout=LOOP_ANSWER_S)
+
+    def _text(self, name: str) -> str:
+        return str(self.get_parameter(name).value)
+
+    def _number(self, name: str) -> int:
+        return int(self.get_parameter(name).value)
+
+
+def main() -> int:
+    """Run the node until SIGINT or SIGTERM."""
+    return run_node(MujocoNode)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

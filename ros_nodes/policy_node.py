@@ -1,0 +1,256 @@
+"""The policy: sensors and pictures in, stamped action chunks out, and a sign of life for as long as it is well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from contracts import Camera, ContractError, PolicyContract, RobotContract, Sensor, check_compatible, load_robot
+from execution.chunk import ActionChunk
+from execution.clock import SteadyClock
+from execution.deadline import DeadlineLoop, try_realtime
+from execution.observation import Observation, ObservationAssembler
+from policies.runtime import BundleError, Runtime
+from ros_nodes import qos
+from ros_nodes.conversions import (
+    MessageError,
+    SensorMessage,
+    chunk_message,
+    image_array,
+    sensor_fields,
+    sensor_message_type,
+    stamp_ns,
+)
+from ros_nodes.inference import InferenceThread
+from ros_nodes.managed_node import ManagedNode
+from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
+
+HEARTBEAT_HZ = 100.0
+HEARTBEAT_PRIORITY = 40  # below the controller's
+WARM_UP_INFERENCES = 3
+STOP_S = 2.0  # an inference that was begun is waited for this long
+FUTURE_PERIODS = 1.0  # a stamp may be this many control periods ahead: clocks of two machines agree that well
+
+
+class Heartbeat:
+    """Publishes a stamped Header at HEARTBEAT_HZ from a thread of its own while `healthy` says so."""
+
+    def __init__(self, publisher: Publisher, stamp: Callable[[], Any], healthy: Callable[[], bool]) -> None:
+        self._publisher = publisher
+        self._stamp = stamp
+        self._healthy = healthy
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """No further sign of life after this."""
+        self._running = False
+        self._thread.join()
+
+    def _run(self) -> None:
+        try_realtime(HEARTBEAT_PRIORITY)  # a sign of life that comes late costs a hold
+        loop = DeadlineLoop(HEARTBEAT_HZ)
+        while self._running:
+            if self._healthy():
+                self._publisher.publish(Header(stamp=self._stamp(), frame_id="policy"))
+            loop.wait()
+
+
+class PolicyNode(ManagedNode):
+    """Lifecycle node around a Runtime.
+
+    Configured, its policy is loaded and warm; active, it infers and publishes; each activation is a new episode, with
+    a session that starts from the parameter `seed`.
+
+    Parameters: `robot` (name or path of a contract), `bundle` (directory), `backend` (`openvino`, `onnxruntime`),
+    `threads` (of the inference), `seed`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("policy_node")
+        self.declare_parameter("robot", "metaworld_sawyer")
+        self.declare_parameter("bundle", "")
+        self.declare_parameter("backend", "openvino")
+        self.declare_parameter("threads", 1)
+        self.declare_parameter("seed", 0)
+        self._steady = SteadyClock(lambda: int(self.get_clock().now().nanoseconds))
+        self._inference: InferenceThread | None = None
+        self._heartbeat: Heartbeat | None = None
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the policy, compare the contracts, warm up, and listen."""
+        try:
+            self._robot = load_robot(self._parameter("robot"))
+            self._runtime = Runtime.load(
+                self._parameter("bundle"), self._parameter("backend"), self._parameter("threads")
+            )
+            check_compatible(self._runtime.contract, self._robot)
+        except (ContractError, BundleError, ValueError) as error:
+            self.get_logger().error(f"cannot use this policy: {error}")
+            return TransitionCallbackReturn.FAILURE
+        self._warm_up()
+        self._connect(self._robot, self._runtime.contract)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Begin an episode."""
+        if self._inference is not None and not self._inference.stop(0.0):
+            self.get_logger().error("an inference of the episode before still runs")
+            return TransitionCallbackReturn.FAILURE
+        contract, seed = self._runtime.contract, self._parameter("seed")
+        if seed < 0:
+            self.get_logger().error(f"seed {seed} is negative")
+            return TransitionCallbackReturn.FAILURE
+        self._inference = InferenceThread(
+            ObservationAssembler(self._robot, contract),
+            contract,
+            self._runtime.start(seed),
+            self._steady.steady_as_other_ns,
+            self._publish_chunk,
+        )
+        limit_s = self._robot.task.chunk_timeout_s
+        healthy = partial(self._inference.healthy, limit_s)
+        self._heartbeat = Heartbeat(self._heartbeat_publisher, lambda: self.get_clock().now().to_msg(), healthy)
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the episode: no more chunks, no more signs of life."""
+        self._end_episode()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """End the episode and let go."""
+        self._end_episode()
+        self._disconnect()
+
+    @property
+    def died(self) -> bool:
+        """True when an error ended the inference."""
+        return self._inference is not None and self._inference.died
+
+    # --- the episode
+
+    def _end_episode(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+        if self._inference is not None and not self._inference.stop(STOP_S):
+            self.get_logger().warning(f"an inference still runs {STOP_S} s after the end of the episode")
+
+    def _warm_up(self) -> None:
+        """The first inferences are slow: allocations, thread pools, caches. Nothing waits for them here."""
+        contract = self._runtime.contract
+        values = {
+            o.feature.key: np.zeros((o.history, *o.feature.shape), dtype=o.feature.dtype) for o in contract.observations
+        }
+        session = self._runtime.start(seed=0)
+        for _ in range(WARM_UP_INFERENCES):
+            start = time.monotonic()
+            session.act(Observation(0, values))
+            seconds = time.monotonic() - start
+        self.get_logger().info(f"{contract.policy} policy is ready; an inference takes {1e3 * seconds:.1f} ms")
+
+    def _publish_chunk(self, chunk: ActionChunk) -> None:
+        self._chunk_publisher.publish(chunk_message(chunk, chunk.start_ns))  # the assembler's stamps are ROS time
+
+    # --- topics and services
+
+    def _connect(self, robot: RobotContract, contract: PolicyContract) -> None:
+        self._chunk_publisher = self.create_publisher(JointTrajectory, "action_chunk", qos.CHUNK)
+        self._heartbeat_publisher = self.create_publisher(Header, "heartbeat", qos.HEARTBEAT)
+        self._entities = [(self.destroy_publisher, p) for p in (self._chunk_publisher, self._heartbeat_publisher)]
+        seen = ObservationAssembler(robot, contract)
+        subscriptions = [
+            self.create_subscription(sensor_message_type(s), s.topic, partial(self._on_sensor, s), qos.SENSOR)
+            for s in seen.sensors
+        ]
+        subscriptions += [
+            self.create_subscription(Image, c.topic, partial(self._on_image, c), qos.SENSOR) for c in seen.cameras
+        ]
+        self._entities += [(self.destroy_subscription, s) for s in subscriptions]
+        service = self.create_service(Trigger, "~/statistics", self._on_statistics)
+        self._entities.append((self.destroy_service, service))
+
+    def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
+        inference = self._inference
+        if inference is None:
+            return
+        try:
+            stamp = self._checked_stamp(message.header)
+            names, values = sensor_fields(message, sensor)
+            with inference.collecting() as assembler:
+                accepted = assembler.push_fields(sensor.name, stamp, names, values)
+        except MessageError as error:
+            inference.refuse(f"sensor.{sensor.name}.{error.reason}")
+            return
+        except ValueError:  # a number that the 32 bits of an observation cannot hold
+            inference.refuse(f"sensor.{sensor.name}.range")
+            return
+        if not accepted:
+            inference.refuse(f"sensor.{sensor.name}.out_of_order")
+
+    def _on_image(self, camera: Camera, message: Image) -> None:
+        inference = self._inference
+        if inference is None:
+            return
+        try:
+            stamp = self._checked_stamp(message.header)
+            image = image_array(message, camera)
+        except MessageError as error:
+            inference.refuse(f"camera.{camera.name}.{error.reason}")
+            return
+        with inference.collecting() as assembler:
+            accepted = assembler.push_image(camera.name, stamp, image)
+        if not accepted:
+            inference.refuse(f"camera.{camera.name}.out_of_order")
+
+    def _checked_stamp(self, header: Header) -> int:
+        """The stamp in ROS time; one from the future would make all that follow look old."""
+        stamp = stamp_ns(header.stamp)
+        self._steady.follow()
+        ahead_s = (stamp - self._steady.steady_as_other_ns()) / 1e9
+        if ahead_s > FUTURE_PERIODS * self._robot.control_period_s:
+            raise MessageError("future", f"the stamp is {ahead_s:.3f} s ahead of this computer's clock")
+        return stamp
+
+    def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        response.success = self._inference is not None
+        response.message = json.dumps(self._inference.statistics()) if self._inference else "was never active"
+        return response
+
+    def _parameter(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+
+def spin(node: PolicyNode, executor: Executor, stop: Stop) -> None:
+    """Handle messages until the end; an inference that failed ends the process, so that everyone sees it."""
+    while not stop and rclpy.ok():
+        executor.spin_once(WAIT_S)
+        if node.died:
+            raise RuntimeError("the inference thread ended with the error above")
+
+
+def main() -> int:
+    """Entry point of the process."""
+    return run_node(PolicyNode, spin=spin)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Publishes a recorded episode again, on its topics, in real time or at a speed factor.
+
+Stamps are moved to now, so that whoever listens finds the messages fresh. It never gets in the way of a live graph: a
+topic that somebody else publishes is left to them, and a command topic that something obeys is left alone, because only
+the controller's safety filter may drive a robot. So beside a live body and controller, only the policy's chunks remain:
+the replay stands in for the policy.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from contracts import RobotContract
+from episodes.bag import BagEpisode, BagError, BagReader, RecordedMessage
+from execution.deadline import sleep_until
+from ros_nodes import qos
+from ros_nodes.graph import DISCOVERY_S, TRANSPORTS, Topic, recorded_topics
+from ros_nodes.message_types import message_class
+from ros_nodes.node_main import Executor, Stop, run_node
+
+LOOK_UP_S = 0.1  # a request to stop is noticed within this
+DRAIN_S = 0.2  # for the last messages to leave
+STAMPED = {  # types that begin with a std_msgs/Header, so that the stamp lies at a fixed place
+    "sensor_msgs/msg/JointState",
+    "sensor_msgs/msg/Image",
+    "geometry_msgs/msg/PoseStamped",
+    "trajectory_msgs/msg/JointTrajectory",
+    "std_msgs/msg/Header",
+    "diagnostic_msgs/msg/DiagnosticArray",
+}
+CHUNK_TOPIC = "action_chunk"
+
+
+class ReplayNode(Node):
+    """Plays one episode of a recording.
+
+    Parameters:
+        bag: a rosbag2 directory or an .mcap file.
+        episode: its index in the recording.
+        speed: 2.0 plays twice as fast.
+
+    Raises:
+        BagError: there is no such recording or episode, or it does not say which robot it is of.
+        ValueError: the speed is not positive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("replay_node")
+        self.declare_parameter("bag", "")
+        self.declare_parameter("episode", 0)
+        self.declare_parameter("speed", 1.0)
+        self.speed = float(self.get_parameter("speed").value)
+        if not 0 < self.speed < float("inf"):
+            raise ValueError(f"speed must be a positive number, not {self.speed}")
+        self._reader = BagReader(Path(str(self.get_parameter("bag").value)))
+        robot = self._reader.robot()
+        if robot is None:
+            raise BagError(f"{self._reader.path}: does not hold the robot's contract, so its topics are not known")
+        self._episode = _episode(self._reader, int(self.get_parameter("episode").value))
+        self._profiles = _profiles(robot)
+        self._commands = f"/{robot.name}/{robot.command.topic}"
+        self._chunks = f"/{robot.name}/{CHUNK_TOPIC}"
+        self._topics: dict[str, Any] = {}
+        self.published = 0
+
+    def close(self) -> None:
+        """Nothing is held that must be let go."""
+
+    def play(self, executor: Executor, stop: Stop) -> None:
+        """Publish the episode, each message at its time; returns at the end or when `stop` is true."""
+        self._advertise()
+        until = time.monotonic() + DISCOVERY_S
+        while not stop and (left := until - time.monotonic()) > 0:
+            executor.spin_once(min(left, LOOK_UP_S))
+        self._leave_to_others()
+        origin_ns, began_ns, began_wall_ns = self._episode.start_ns, time.monotonic_ns(), time.time_ns()
+        for message in self._messages():
+            publisher = self._topics.get(message.topic)
+            if publisher is None:
+                continue
+            due_ns = began_ns + int((message.log_time_ns - origin_ns) / self.speed)
+            while not stop and due_ns - time.monotonic_ns() > LOOK_UP_S * 1e9:
+                executor.spin_once(LOOK_UP_S / 2)
+            if stop:
+                return
+            sleep_until(due_ns)
+            publisher.publish(restamped(message, lambda ns: began_wall_ns + int((ns - origin_ns) / self.speed)))
+            self.published += 1
+        self.get_logger().info(f"published {self.published} messages of episode {self._episode.index}")
+        executor.spin_once(DRAIN_S)
+        stop()
+
+    def _advertise(self) -> None:
+        for topic, type_name in sorted({m.topic: m.type for m in self._messages()}.items()):
+            profile = self._profiles.get(topic, qos.STATUS)
+            self._topics[topic] = self.create_publisher(message_class(type_name), topic, profile)
+
+    def _leave_to_others(self) -> None:
+        """Take back the topics that are not ours to publish."""
+        for topic in list(self._topics):
+            why_not = self._why_not(topic)
+            if why_not:
+                self.get_logger().warning(f"{topic} is left out: {why_not}")
+                self.destroy_publisher(self._topics.pop(topic))
+
+    def _why_not(self, topic: str) -> str | None:
+        """The reason to leave a topic alone."""
+        if self.count_publishers(topic) > 1:  # one is this node's
+            return "somebody else publishes it"
+        if topic == self._commands and self.count_subscribers(topic):
+            return "something obeys it; a robot is driven through its controller only"
+        if topic == self._chunks and self.speed != 1.0 and self.count_subscribers(topic):
+            return "a controller listens, and actions hold for their own speed only"
+        return None
+
+    def _messages(self) -> Iterator[RecordedMessage]:
+        begin, end = self._episode.start_ns, self._episode.end_ns
+        for message in self._reader.raw(files=self._episode.files):
+            if begin <= message.log_time_ns <= end:
+                yield message
+
+
+def restamped(message: RecordedMessage, now_of: Callable[[int], int]) -> bytes:
+    """The message's CDR bytes with its header stamp moved: `now_of(stamp ns) -> stamp ns`. Others stay as they are.
+
+    Source of the layout: 4 bytes of encapsulation (OMG DDSI-RTPS 10.2; byte 1 odd is little endian), then
+    builtin_interfaces/Time: int32 sec, uint32 nanosec.
+    """
+    if message.type not in STAMPED or len(message.data) < 12:
+        return message.data
+    layout = "<iI" if message.data[1] & 1 else ">iI"
+    seconds, nanoseconds = struct.unpack_from(layout, message.data, 4)
+    moved = struct.pack(layout, *divmod(now_of(seconds * 1_000_000_000 + nanoseconds), 1_000_000_000))
+    return message.data[:4] + moved + message.data[12:]
+
+
+def _episode(reader: BagReader, index: int) -> BagEpisode:
+    episodes = reader.episodes()
+    if not 0 <= index < len(episodes):
+        raise BagError(f"{reader.path}: has {len(episodes)} episodes (from 0 on), no episode {index}")
+    return episodes[index]
+
+
+def _profiles(robot: RobotContract) -> dict[str, QoSProfile]:
+    """Full topic name -> quality of service, as the live graph has it."""
+
+    def profile(topic: Topic) -> QoSProfile:
+        return qos.LATCHED if topic.transient_local else qos.STATUS if topic.reliable else qos.SENSOR
+
+    topics = recorded_topics(robot, tuple(c.name for c in robot.cameras))
+    return {t.name if t.name.startswith("/") else f"/{robot.name}/{t.name}": profile(t) for t in topics}
+
+
+def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int:
+    """Publish an episode of a recording on its topics, in this process, until its end or Ctrl-C; returns 0.
+
+    The ROS domain and transports are those of the environment, with the transports of `visuomotor run` by default.
+
+    Raises:
+        BagError: there is no such recording or episode.
+        ValueError: the speed is not positive.
+    """
+    if not 0 < speed < float("inf"):
+        raise ValueError(f"speed must be a positive number, not {speed}")
+    _episode(BagReader(Path(path)), episode)
+    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
+    arguments = ["-p", f"bag:='{Path(path).resolve()}'", "-p", f"episode:={episode}", "-p", f"speed:={float(speed)}"]
+    return run_node(ReplayNode, ["replay", "--ros-args", *arguments], spin=ReplayNode.play)
+
+
+def main() -> int:
+    """Play the episode that the parameters name."""
+    return run_node(ReplayNode, spin=ReplayNode.play)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What a run comes to: one row an episode, the JSON of the whole, and the table that a person reads."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from episodes.files import write_atomic
+from episodes.report import hardware, wilson_interval
+
+PERCENTILES = ("p50", "p99", "max")
+
+
+@dataclass(frozen=True)
+class EpisodeRow:
+    """One episode of a run.
+
+    Attributes:
+        episode: its index in the run and the number of its file in the recording.
+        seed: of the simulated body and of the policy's session.
+        success: whether the body said so in time.
+        steps: control periods from the policy's first action to the end.
+        seconds: the same in time.
+        control: the controller's `statistics` of this episode: rate_hz, period_error_us, missed, periods.
+        inference_ms: the policy's p50 and p99 of this episode.
+        counters: refusals by reason, of controller and policy; those that are zero are left out.
+    """
+
+    episode: int
+    seed: int
+    success: bool
+    steps: int
+    seconds: float
+    control: Mapping[str, Any]
+    inference_ms: Mapping[str, float]
+    counters: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def missed(self) -> int:
+        """Control periods that took longer than one and a half."""
+        return int(self.control["missed"])
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A whole run, complete or broken off (`ended_by` says why)."""
+
+    robot: str
+    policy: str
+    task: str
+    seed: int
+    rate_hz: float
+    rows: Sequence[EpisodeRow]
+    bag: str
+    ended_by: str | None = None
+
+    @property
+    def successes(self) -> int:
+        """Episodes that succeeded."""
+        return sum(row.success for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of the run. Timing figures are those of the median episode; `max` is the worst of all."""
+        count = len(self.rows)
+        return {
+            "robot": self.robot,
+            "policy": self.policy,
+            "task": self.task,
+            "seed": self.seed,
+            "episodes": count,
+            "successes": self.successes,
+            "success_rate": self.successes / count if count else None,
+            "ci95": list(wilson_interval(self.successes, count)),
+            "control": self._control(),
+            "inference_ms": {p: _median(r.inference_ms.get(p) for r in self.rows) for p in ("p50", "p99")},
+            "rows": [asdict(row) | {"missed": row.missed} for row in self.rows],
+            "counters": dict(sum((Counter(row.counters) for row in self.rows), Counter())),
+            "bag": self.bag,
+            "hardware": hardware(),
+            "ended_by": self.ended_by,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the JSON; a reader never sees half of it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+
+    def show(self, console: Console) -> None:
+        """Print a table, one line an episode, and the sum."""
+        table = Table(title=f"{self.task} on {self.robot}, {self.rate_hz:g} Hz")
+        for column in ("episode", "seed", "success", "seconds", "missed", "period p99", "inference p50"):
+            table.add_column(column, justify="right")
+        for row in self.rows:
+            table.add_row(
+                str(row.episode),
+                str(row.seed),
+                "[green]yes[/]" if row.success else "[red]no[/]",
+                f"{row.seconds:.2f}",
+                str(row.missed),
+                _number(row.control["period_error_us"].get("p99"), "us"),
+                _number(row.inference_ms.get("p50"), "ms"),
+            )
+        console.print(table)
+        low, high = wilson_interval(self.successes, len(self.rows))
+        console.print(f"{self.successes} of {len(self.rows)} succeeded (95 % interval {low:.2f} to {high:.2f})")
+        console.print(f"recording: {self.bag}", soft_wrap=True)
+
+    def _control(self) -> dict[str, Any]:
+        errors = [row.control["period_error_us"] for row in self.rows]
+        worst = max((e["max"] for e in errors if e.get("max") is not None), default=None)
+        return {
+            "rate_hz": self.rate_hz,
+            "period_error_us": {p: _median(e.get(p) for e in errors) for p in ("p50", "p99")} | {"max": worst},
+            "missed": _median(row.missed for row in self.rows),
+            "missed_in_all": sum(row.missed for row in self.rows),
+            "periods": sum(int(row.control["periods"]) for row in self.rows),
+        }
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
+
+
+def _number(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:.0f} {unit}" if unit == "us" else f"{value:.1f} {unit}"

@@ -1,0 +1,240 @@
+"""How often a policy solves a task: many episodes, many processes, the same figures every time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from contracts import PolicyContract, RobotContract, load_robot
+from episodes.data import EpisodeData
+from episodes.dataset import DatasetWriter
+from episodes.report import wilson_interval
+from episodes.video import write_video
+from sim.cameras import with_cameras
+from sim.environments import ROBOT, VIDEO_SIZE, MetaWorldEnv
+from sim.results import TaskResult
+from sim.rollout import PolicyRuntime, Rollout
+from sim.seeds import episode_seed
+from sim.tasks import instruction
+from sim.workers import Workers
+
+VIDEO_EPISODES = 3
+VIDEO_EVERY = 2  # steps a frame: 40 frames a second
+MAX_LATENCY = 100
+
+
+def evaluate(
+    make_runtime: Callable[[], PolicyRuntime],
+    task: str,
+    episodes: int,
+    seed: int = 0,
+    workers: int = 1,
+    latency_steps: int = 0,
+    video: Path | str | None = None,
+    record: Path | str | None = None,
+    robot: RobotContract | None = None,
+    progress: bool = False,
+) -> TaskResult:
+    """One task; arguments and errors as of `evaluate_tasks`."""
+    return evaluate_tasks(make_runtime, [task], episodes, seed, workers, latency_steps, video, record, robot, progress)[
+        0
+    ]
+
+
+def evaluate_tasks(
+    make_runtime: Callable[[], PolicyRuntime],
+    tasks: Sequence[str],
+    episodes: int,
+    seed: int = 0,
+    workers: int = 1,
+    latency_steps: int = 0,
+    video: Path | str | None = None,
+    record: Path | str | None = None,
+    robot: RobotContract | None = None,
+    progress: bool = False,
+) -> list[TaskResult]:
+    """Let the policy try every task `episodes` times, on seeds that no demonstration has.
+
+    Episode i of a task starts from `episode_seed("eval", seed, i)`, and so does the policy's own randomness; so the
+    episodes are the same whatever the number of workers, if the runtime computes the same in each (one thread).
+
+    Args:
+        make_runtime: loads the policy; called once in each process, so it must be picklable if there are several.
+        tasks: names without `-v3`.
+        episodes: of each.
+        seed: of the run.
+        workers: processes.
+        latency_steps: control steps from an observation until its chunk arrives; 0: at once.
+        video: directory for `<task>-<seed>.mp4` of the first 3 episodes of each task.
+        record: directory of a dataset that all episodes are written to.
+        robot: contract; None is the project's, with the cameras that the policy looks at.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: an unknown task, or a number out of range.
+        ContractMismatch: the policy does not fit the robot.
+    """
+    for task in tasks:
+        instruction(task)
+    if episodes < 1:
+        raise ValueError(f"at least 1 episode is needed, not {episodes}")
+    if not 0 <= latency_steps <= MAX_LATENCY:
+        raise ValueError(f"latency_steps {latency_steps} is not within [0, {MAX_LATENCY}]")
+    make_state = partial(_Evaluator, make_runtime, None if robot is None else robot.to_json(), latency_steps)
+    with (
+        Workers(workers, make_state) as pool,
+        tqdm(total=len(tasks) * episodes, unit="episode", disable=not progress) as bar,
+        _Recording(record) as recording,
+    ):
+        results = []
+        for task in tasks:
+            outcomes = []
+            jobs = _jobs(task, episodes, seed, video, record is not None)
+            with closing(pool.map(_Evaluator.attempt, jobs)) as done:
+                for outcome in done:
+                    recording.add(outcome)
+                    outcomes.append(outcome)
+                    bar.update()
+                    solved = sum(o.success for o in outcomes)
+                    bar.set_description(f"{task} {solved}/{len(outcomes)}", refresh=False)
+            results.append(_summarize(task, outcomes, latency_steps))
+    return results
+
+
+@dataclass(frozen=True)
+class _Job:
+    task: str
+    seed: int
+    video: Path | None
+    record: bool
+
+
+@dataclass
+class _Outcome:
+    """One episode, as it comes back from a worker."""
+
+    seed: int
+    success: bool
+    steps: int
+    seconds: float
+    inference_ms: list[float]
+    stopped: tuple[str, ...]
+    interventions: Counter[str]
+    episode: EpisodeData | None
+    robot: str
+    observation_set: str
+
+
+def _jobs(task: str, episodes: int, seed: int, video: Path | str | None, record: bool) -> Iterator[_Job]:
+    for index in range(episodes):
+        episode = episode_seed("eval", seed, index)
+        path = Path(video) / f"{task}-{episode}.mp4" if video is not None and index < VIDEO_EPISODES else None
+        yield _Job(task, episode, path, record)
+
+
+class _Evaluator:
+    """A worker's policy, and its environment of the task that it last worked on."""
+
+    def __init__(self, make_runtime: Callable[[], PolicyRuntime], robot: str | None, latency_steps: int) -> None:
+        self._runtime = make_runtime()
+        self._robot = fitting_robot(self._runtime.contract) if robot is None else RobotContract.from_json(robot)
+        self._latency_steps = latency_steps
+        self._env: MetaWorldEnv | None = None
+
+    def attempt(self, job: _Job) -> _Outcome:
+        env = self._environment(job.task)
+        rollout = Rollout(env, self._runtime, job.seed, self._latency_steps, job.record)
+        begin = time.perf_counter()
+        if job.video is None:
+            for _ in rollout.run():
+                pass
+        else:
+            job.video.parent.mkdir(parents=True, exist_ok=True)
+            camera = env.robot.cameras[0].name
+            steps = (step for step in rollout.run() if step % VIDEO_EVERY == 0)
+            frames = (env.render_camera(camera, *VIDEO_SIZE) for _ in steps)
+            write_video(job.video, frames, env.robot.control_rate_hz / VIDEO_EVERY)
+        seconds = time.perf_counter() - begin
+        return _Outcome(
+            seed=job.seed,
+            success=rollout.success,
+            steps=rollout.steps,
+            seconds=seconds,
+            inference_ms=rollout.inference_ms,
+            stopped=rollout.stopped,
+            interventions=rollout.interventions,
+            episode=rollout.episode() if job.record else None,
+            robot=env.robot.to_json(),
+            observation_set=env.observation_set,
+        )
+
+    def _environment(self, task: str) -> MetaWorldEnv:
+        if self._env is None or self._env.task != task:
+            if self._env is not None:
+                self._env.close()
+            self._env = MetaWorldEnv(task, self._runtime.contract.observation_set, self._robot)
+        return self._env
+
+
+def fitting_robot(policy: PolicyContract) -> RobotContract:
+    """The project's simulated arm with the cameras that `policy` looks at, in their sizes: a simulator has them all."""
+    images = [o.feature for o in policy.observations if o.feature.is_image]
+    if not images:
+        return load_robot(ROBOT)
+    height, width, _ = images[0].shape
+    return with_cameras(load_robot(ROBOT), tuple(f.camera for f in images), (height, width))
+
+
+class _Recording:
+    """Writes episodes into a dataset, opened with the first; or nowhere."""
+
+    def __init__(self, path: Path | str | None) -> None:
+        self._path = path
+        self._writer: DatasetWriter | None = None
+        self._exit = ExitStack()
+
+    def __enter__(self) -> _Recording:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._exit.close()
+
+    def add(self, outcome: _Outcome) -> None:
+        if self._path is None or outcome.episode is None:
+            return
+        if self._writer is None:
+            robot = RobotContract.from_json(outcome.robot)
+            self._writer = self._exit.enter_context(DatasetWriter(self._path, robot, outcome.observation_set))
+        self._writer.add(outcome.episode)
+        outcome.episode = None  # written: no need to keep it in memory
+
+
+def _summarize(task: str, outcomes: Sequence[_Outcome], latency_steps: int) -> TaskResult:
+    successes = sum(o.success for o in outcomes)
+    inference_ms = [ms for o in outcomes for ms in o.inference_ms]
+    limited: Counter[str] = Counter()
+    for outcome in outcomes:
+        limited.update(outcome.interventions)
+    return TaskResult(
+        task=task,
+        episodes=len(outcomes),
+        successes=successes,
+        success_rate=successes / len(outcomes),
+        ci95=wilson_interval(successes, len(outcomes)),
+        steps_mean=float(np.mean([o.steps for o in outcomes])),
+        seconds_per_episode=float(np.mean([o.seconds for o in outcomes])),
+        inference_ms={f"p{p}": float(np.percentile(inference_ms, p)) for p in (50, 99)},
+        latency_steps=latency_steps,
+        stopped=dict(Counter(", ".join(o.stopped) for o in outcomes if o.stopped)),
+        limited=dict(limited),
+        seeds=[o.seed for o in outcomes],
+        failed_seeds=[o.seed for o in outcomes if not o.success],
+    )

@@ -1,0 +1,89 @@
+"""What an evaluation found: rates with their intervals, and the JSON that it is written to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One policy on one task.
+
+    Attributes:
+        task: name.
+        episodes: number of them.
+        successes: how many were solved within the time limit.
+        success_rate: successes / episodes.
+        ci95: 95 % Wilson score interval of the rate.
+        steps_mean: control steps of an episode, on average.
+        seconds_per_episode: wall-clock time of one, on average, in its worker.
+        inference_ms: percentiles of the time of one inference, {"p50": ..., "p99": ...}.
+        latency_steps: modelled latency of the inference.
+        stopped: episodes in which the controller gave up, by reason.
+        limited: commands that the safety filter changed, by limit and channel.
+        seeds: of the episodes, in order.
+        failed_seeds: of those that were not solved.
+    """
+
+    task: str
+    episodes: int
+    successes: int
+    success_rate: float
+    ci95: tuple[float, float]
+    steps_mean: float
+    seconds_per_episode: float
+    inference_ms: dict[str, float]
+    latency_steps: int
+    stopped: dict[str, int]
+    limited: dict[str, int]
+    seeds: list[int]
+    failed_seeds: list[int]
+
+
+def as_json(results: Sequence[TaskResult]) -> dict[str, Any]:
+    """One task: its result, flat. Several: {"rows": [one each], "mean_success_rate": ...}.
+
+    Raises:
+        ValueError: no result.
+    """
+    if not results:
+        raise ValueError("there is no result to write")
+    rows = [asdict(result) for result in results]
+    if len(rows) == 1:
+        return rows[0]
+    return {"rows": rows, "mean_success_rate": sum(r.success_rate for r in results) / len(results)}
+
+
+def write_json(path: Path | str, results: Sequence[TaskResult]) -> None:
+    """Write `as_json(results)`, making the directory."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(as_json(results), indent=2) + "\n", encoding="utf-8")
+
+
+def show(results: Sequence[TaskResult], console: Console | None = None) -> None:
+    """Print a table, one line a task."""
+    table = Table(title="unseen episodes, in lock step")
+    table.add_column("task")
+    for column in ("successes", "rate", "95 % interval", "steps", "inference ms p50 / p99"):
+        table.add_column(column, justify="right")
+    for r in results:
+        low, high = r.ci95
+        inference = f"{r.inference_ms['p50']:.1f} / {r.inference_ms['p99']:.1f}"
+        interval = f"{low:.2f} - {high:.2f}"
+        table.add_row(
+            r.task,
+            f"{r.successes} of {r.episodes}",
+            f"{r.success_rate:.2f}",
+            interval,
+            f"{r.steps_mean:.0f}",
+            inference,
+        )
+    (console or Console()).print(table)

@@ -1,0 +1,154 @@
+"""A contract is read strictly, refuses nonsense with the place named, and survives every trip through text."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from contracts import (
+    ContractError,
+    ContractMismatch,
+    PolicyContract,
+    PolicyObservation,
+    RobotContract,
+    available_robots,
+    check_compatible,
+    differences,
+    load_robot,
+)
+from contracts.feature import image, vector
+
+
+@pytest.fixture
+def robot() -> RobotContract:
+    return load_robot("metaworld_sawyer")
+
+
+@pytest.fixture
+def policy(robot: RobotContract) -> PolicyContract:
+    return PolicyContract(
+        policy="diffusion",
+        robot=robot.name,
+        observation_set="image",
+        task="open the drawer",
+        observations=tuple(PolicyObservation(feature=f, history=2) for f in robot.observation_features("image")),
+        action=robot.action_feature,
+        action_period_s=robot.control_period_s,
+        horizon=16,
+        execute=8,
+    )
+
+
+@pytest.mark.parametrize("name", available_robots())
+def test_every_robot_loads_and_round_trips(name: str, tmp_path: Path) -> None:
+    robot = load_robot(name)
+    assert robot.name == name
+    assert RobotContract.from_json(robot.to_json()) == robot
+    file = tmp_path / "robot.yaml"
+    file.write_text(yaml.safe_dump(robot.to_dict()))
+    assert load_robot(file) == robot
+
+
+def test_policy_contract_round_trips(policy: PolicyContract) -> None:
+    assert PolicyContract.from_json(policy.to_json()) == policy
+
+
+def test_sawyer_promises_metaworlds_own_figures(robot: RobotContract) -> None:
+    assert robot.control_rate_hz == 80
+    assert robot.observation_features("state")[0].shape == (39,)
+    assert robot.action_feature.units == ("m/s", "m/s", "m/s", "1")
+
+
+def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
+    privileged = {f for s in robot.sensors if s.privileged for f in s.fields}
+    for feature in robot.observation_features("image"):
+        assert not privileged & set(feature.names)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("control_rate_hz",), float("nan"), "finite"),
+        (("control_rate_hz",), -80, "control_rate_hz"),
+        (("home",), [0.0], "home needs one position a joint"),
+        (("joint_names",), ["a"] * 9, "'a' stands twice"),
+        (("colour",), "red", "colour"),
+        (("sensors", 1, "fields"), ["ee_x", "ee_y"], "unit"),
+        (("sensors", 2, "topic"), "joint_states", "'joint_states' stands twice"),
+        (("cameras", 0, "height"), 0, "impossible size"),
+        (("command", "channels", 0, "min"), 3.0, "not below max"),
+        (("command", "channels", 0, "max"), float("inf"), "finite"),
+        (("command", "channels", 1, "measured_by"), "elbow", "no sensor has the field 'elbow'"),
+        (("command", "timeout_s"), 0.0, "timeout_s"),
+        (("observation_sets", "state", "observation.state"), ["unknown"], "no sensor has the field 'unknown'"),
+        (("observation_sets", "image", "observation.images.corner2"), ["left"], "left"),
+        (("task", "chunk_timeout_s"), "soon", "Expected `float`"),
+    ],
+)
+def test_nonsense_is_refused_by_name(robot: RobotContract, path: tuple, value: object, expected: str) -> None:
+    data = copy.deepcopy(robot.to_dict())
+    entry = data
+    for key in path[:-1]:
+        entry = list(entry) if isinstance(entry, tuple) else entry
+        entry = entry[key]
+    if isinstance(entry, dict):
+        entry[path[-1]] = value
+    with pytest.raises(ContractError, match=expected):
+        RobotContract.from_dict(data)
+
+
+def test_unknown_robot_names_those_there_are() -> None:
+    with pytest.raises(ContractError, match="metaworld_sawyer"):
+        load_robot("hal9000")
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2", "- a\n- b", "!!python/object/apply:os.system ['true']", "\x00\xff"])
+def test_a_file_that_is_no_contract_is_refused(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "robot.yaml"
+    file.write_text(text, encoding="latin-1")
+    with pytest.raises(ContractError, match=r"robot\.yaml"):
+        load_robot(file)
+
+
+def test_a_policy_that_fits_is_accepted(policy: PolicyContract, robot: RobotContract) -> None:
+    assert differences(policy, robot) == []
+    check_compatible(policy, robot)
+
+
+def test_every_difference_is_listed_by_name(policy: PolicyContract, robot: RobotContract) -> None:
+    channels = robot.action_feature
+    wrong = PolicyContract.from_dict(
+        {
+            **policy.to_dict(),
+            "robot": "franka",
+            "action_period_s": 0.05,
+            "action": vector("action", channels.names[::-1], ("cm/s", *channels.units[2::-1])).to_dict(),
+            "observations": [
+                {"feature": image("corner2", 64, 64).to_dict()},
+                {"feature": image("wrist", 96, 96).to_dict()},
+                {"feature": vector("observation.state", ("ee_x", "elbow"), ("m", "rad")).to_dict()},
+            ],
+        }
+    )
+    with pytest.raises(ContractMismatch) as refused:
+        check_compatible(wrong, robot)
+    message = str(refused.value)
+    for expected in (
+        "franka",
+        "50.000 ms",
+        "other order",
+        "cm/s",
+        "(64, 64, 3)",
+        "observation.images.wrist",
+        "elbow",
+        "ee_y",
+    ):
+        assert expected in message, expected
+
+
+def test_a_missing_observation_set_is_a_difference(policy: PolicyContract, robot: RobotContract) -> None:
+    blind = RobotContract.from_dict({**robot.to_dict(), "observation_sets": {"state": robot.observation_sets["state"]}})
+    assert any("'image'" in difference for difference in differences(policy, blind))

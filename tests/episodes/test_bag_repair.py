@@ -1,0 +1,222 @@
+"""Recorders that were killed, files that were torn or damaged: what was recorded is read, and mended without a loss."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rosbags.highlevel import AnyReader
+
+from episodes.bag import BagError, BagReader, BagWriter, read_messages
+from episodes.repair import repair
+
+RECORDER = """
+import sys, time
+import numpy as np
+from episodes.bag import BagWriter
+from episodes.messages import joint_state, message_definition, serialize
+STATE = "sensor_msgs/msg/JointState"
+names = ["joint_%d" % i for i in range(8)]
+writer = BagWriter(sys.argv[1], [("/r/joint_states", STATE, message_definition(STATE))])
+for number in range(1_000_000):
+    data = serialize(joint_state(number, "", names, np.arange(8)), STATE)
+    writer.write("/r/joint_states", data, time.time_ns(), time.time_ns())
+    print(number, time.time_ns(), flush=True)
+    if number % 200 == 199:
+        writer.split()
+    time.sleep(0.002)
+"""
+LOST_MS = 30  # the last few milliseconds, on a machine where other work may hold the recorder up
+
+
+def test_a_killed_recorder_loses_only_the_last_milliseconds(tmp_path: Path, child: Callable) -> None:
+    path = tmp_path / "bag"
+    process = child(RECORDER, path)
+    assert process.stdout.readline()
+    time.sleep(0.9)
+    process.kill()
+    said = [line.split() for line in process.stdout.read().splitlines()]
+    process.wait()
+    assert len(said) > 200, "the recorder was killed before its first split"
+
+    found = [(int(message.header.stamp.nanosec), time) for _, time, message in read_messages(path)]
+    assert [number for number, _ in found] == list(range(len(found)))
+    assert (int(said[-1][1]) - found[-1][1]) / 1e6 < LOST_MS
+
+    report = repair(path)
+    assert report.messages == len(found)
+    assert report.actions
+    with AnyReader([path]) as reader:
+        assert [time for _, time, _ in reader.messages()] == [time for _, time in found]
+    content = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    assert content["message_count"] == len(found)
+
+
+def test_repair_keeps_the_original_and_finds_nothing_the_second_time(make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state")
+    file = path / f"{path.name}_2.mcap"
+    torn = file.read_bytes()[:-1000]
+    file.write_bytes(torn)
+    (path / "metadata.yaml").unlink()
+    before = len(list(read_messages(path)))
+    report = repair(path)
+    assert report.messages == before
+    assert [action.split()[0] for action in report.actions] == [file.name, "metadata.yaml"]
+    assert "repaired" in str(report)
+    assert (path / f"{file.name}.damaged").read_bytes() == torn
+    content = {entry.name: entry.read_bytes() for entry in path.iterdir()}
+    again = repair(path)
+    assert not again.actions
+    assert again.messages == before
+    assert "in order" in str(again)
+    assert {entry.name: entry.read_bytes() for entry in path.iterdir()} == content
+
+
+def test_repair_leaves_a_recording_in_order_alone(make_bag: Callable[..., Path]) -> None:
+    path = make_bag()
+    content = {entry.name: (entry.read_bytes(), entry.stat().st_mtime_ns) for entry in path.iterdir()}
+    assert not repair(path).actions
+    assert {entry.name: (entry.read_bytes(), entry.stat().st_mtime_ns) for entry in path.iterdir()} == content
+
+
+def test_repair_keeps_the_contract(make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state")
+    robot = BagReader(path).robot()
+    for file in path.glob("*.mcap"):
+        file.write_bytes(file.read_bytes()[:-100])
+    (path / "metadata.yaml").unlink()
+    assert BagReader(path).robot() == robot
+    repair(path)
+    assert BagReader(path).robot() == robot
+    for file in path.glob("*.mcap"):
+        assert BagReader(file).robot() == robot
+
+
+def test_a_second_damage_does_not_overwrite_the_first_original(make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state")
+    file = path / f"{path.name}_0.mcap"
+    originals = []
+    for cut in (50, 60):
+        file.write_bytes(file.read_bytes()[:-cut])
+        originals.append(file.read_bytes())
+        repair(path)
+    assert [entry.read_bytes() for entry in sorted(path.glob(f"{file.name}.damaged*"))] == originals
+
+
+def test_a_block_lost_in_the_middle_costs_only_itself(make_bag: Callable[..., Path]) -> None:
+    """After a loss of power, a block of the file may hold zeros; the chunks behind it are found again."""
+    path = make_bag("image", (400,))
+    (file,) = path.glob("*.mcap")
+    whole = len(list(read_messages(path)))
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    file.write_bytes(content)
+    found = len(list(read_messages(path)))
+    assert 0.6 * whole < found < whole
+    assert repair(path).messages == found
+    with AnyReader([path]) as reader:
+        assert sum(1 for _ in reader.messages()) == found
+
+
+def test_zeros_at_the_end_are_cut_off(make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state", (30,))
+    (file,) = path.glob("*.mcap")
+    whole = len(list(read_messages(path)))
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) - 400] + bytes(3_000_000))
+    assert len(list(read_messages(path))) == whole  # only the index was lost
+    assert repair(path).messages == whole
+
+
+def test_nobody_repairs_what_is_being_recorded(tmp_path: Path, make_bag: Callable[..., Path]) -> None:
+    with BagWriter(tmp_path / "live", []), pytest.raises(BagError, match="another process"):
+        repair(tmp_path / "live")
+    assert not repair(tmp_path / "live").actions
+    with pytest.raises(BagError, match="not the directory"):
+        repair(tmp_path / "nothing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BagError, match="not a recording"):
+        repair(tmp_path / "empty")
+
+
+def test_metadata_that_says_something_else_is_written_anew(make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state")
+    content = yaml.safe_load((path / "metadata.yaml").read_text())
+    information = content["rosbag2_bagfile_information"]
+    information["relative_file_paths"].pop()
+    information["message_count"] = 3
+    text = yaml.safe_dump(content)
+    (path / "metadata.yaml").write_text(text)
+    (action,) = repair(path).actions
+    assert action.startswith("metadata.yaml")
+    assert (path / "metadata.yaml.damaged").read_text() == text
+    with AnyReader([path]) as reader:
+        assert reader.message_count == sum(1 for _ in reader.messages()) == len(list(read_messages(path)))
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89MCAP0\r\n", b"not a recording at all", bytes(5000)])
+def test_a_file_with_nothing_in_it_becomes_an_empty_one(content: bytes, make_bag: Callable[..., Path]) -> None:
+    path = make_bag("state")
+    file = path / f"{path.name}_1.mcap"
+    file.write_bytes(content)
+    report = repair(path)
+    assert (path / f"{file.name}.damaged").read_bytes() == content
+    assert not repair(path).actions
+    with AnyReader([path]) as reader:
+        assert sum(1 for _ in reader.messages()) == report.messages > 0
+
+
+@pytest.fixture
+def reference(make_bag: Callable[..., Path]) -> Path:
+    """A recording to make damaged copies of."""
+    return make_bag("state")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@given(data=st.data())
+def test_whatever_happens_to_a_file_the_rest_is_read_and_mended(data: st.DataObject, reference: Path) -> None:
+    original = {(m.topic, m.log_time_ns, m.data) for m in BagReader(reference).raw()}
+    path = reference.with_name("copy")
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(reference, path)
+    name = data.draw(st.sampled_from([f"{reference.name}_1.mcap", "metadata.yaml"]))
+    content = bytearray((path / name).read_bytes())
+    if data.draw(st.booleans()):
+        content = content[: data.draw(st.integers(0, len(content)))]
+    else:
+        place = data.draw(st.integers(0, len(content) - 1))
+        content[place : place + data.draw(st.integers(1, 300))] = data.draw(st.binary(max_size=300))
+    (path / name).write_bytes(content)
+
+    found = {(m.topic, m.log_time_ns, m.data) for m in BagReader(path).raw()}
+    untouched = {
+        (m.topic, m.log_time_ns, m.data) for f in (0, 2) for m in BagReader(path / f"{reference.name}_{f}.mcap").raw()
+    }
+    assert untouched <= found
+    if name == "metadata.yaml":
+        assert found == original
+    report = repair(path)
+    assert report.messages == len(found)
+    assert {(m.topic, m.log_time_ns, m.data) for m in BagReader(path).raw()} == found
+    assert not repair(path).actions
+
+
+def test_cut_anywhere_a_recording_gives_its_beginning(reference: Path) -> None:
+    file = reference / f"{reference.name}_1.mcap"
+    content = file.read_bytes()
+    whole = [m.data for m in BagReader(file).raw()]
+    lengths = []
+    for cut in range(0, len(content), max(1, len(content) // 150)):
+        file.write_bytes(content[:cut])
+        found = [m.data for m in BagReader(file).raw()]
+        assert found == whole[: len(found)]
+        lengths.append(len(found))
+    assert lengths == sorted(lengths)
+    assert lengths[-1] == len(whole)

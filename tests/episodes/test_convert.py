@@ -1,0 +1,243 @@
+"""A recording as training data and a dataset as a recording."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.robot import RobotContract
+from episodes.bag import BagError, BagReader, BagWriter
+from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
+from episodes.dataset import Dataset, DatasetWriter
+from episodes.messages import joint_state, message_type, serialize
+from episodes.samples import (
+    episode_message,
+    image_message,
+    sensor_message,
+)
+
+MS = 1_000_000
+START = 5_000 * MS
+STATE, BOOL, STRING = "sensor_msgs/msg/JointState", "std_msgs/msg/Bool", "std_msgs/msg/String"
+DESCRIPTION = {
+    "robot": "metaworld_sawyer",
+    "task": "open it",
+    "task_name": "open",
+    "seed": 7,
+    "observation_set": "image",
+}
+CHANNELS = ["ee_velocity_x", "ee_velocity_y", "ee_velocity_z", "gripper_effort"]
+
+
+class Recorder:
+    """Writes a robot's messages with chosen stamps; `at` is in ms after the start."""
+
+    def __init__(self, path: Path, robot: RobotContract) -> None:
+        self.robot = robot
+        self.namespace = f"/{robot.name}/"
+        topics = recorded_topics(robot, robot.observation_features("image"))
+        self.writer = BagWriter(path, topics, robot)
+        self.now = START
+
+    def raw(self, topic: str, message: Any, kind: str) -> None:
+        self.now += 1
+        self.writer.write(self.namespace + topic, serialize(message, kind), self.now, self.now)
+
+    def episode(self, **changes: object) -> None:
+        self.raw("episode", episode_message({**DESCRIPTION, **changes}), STRING)
+
+    def sense(self, at: float, value: float) -> None:
+        """Every sensor of the image set says `value` (its camera a picture of it)."""
+        stamp = START + int(at * MS)
+        pose, grip = self.robot.sensors[1:3]
+        self.raw(pose.topic, sensor_message(self.robot, pose, dict.fromkeys(pose.fields, value), stamp), pose.type)
+        self.raw(grip.topic, sensor_message(self.robot, grip, {"gripper_opening": value}, stamp), grip.type)
+        self.see(at, value)
+
+    def see(self, at: float, value: float) -> None:
+        camera = self.robot.cameras[0]
+        picture = np.full((camera.height, camera.width, 3), value, dtype=np.uint8)
+        self.raw(camera.topic, image_message(camera, picture, START + int(at * MS)), "sensor_msgs/msg/Image")
+
+    def apply(self, at: float, values: list[float], names: list[str] = CHANNELS) -> None:
+        self.raw("applied_command", joint_state(START + int(at * MS), "", names, np.array(values)), STATE)
+
+    def success(self, value: bool) -> None:
+        self.raw("success", message_type(BOOL)(data=value), BOOL)
+
+
+@pytest.fixture
+def recorder(tmp_path: Path, robot: RobotContract) -> Recorder:
+    return Recorder(tmp_path / "bag", robot)
+
+
+def _converted(recorder: Recorder, tmp_path: Path) -> tuple[Any, Dataset]:
+    recorder.writer.close()
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    return report, Dataset(tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("observation_set", ["state", "image"])
+def test_dataset_to_bag_and_back_is_exact(
+    observation_set: str, make_dataset: Callable, same_episode: Callable, tmp_path: Path
+) -> None:
+    dataset = Dataset(make_dataset(observation_set, (5, 40, 1)))
+    report = bag_to_dataset(dataset_to_bag(dataset, tmp_path / "bag"), tmp_path / "back")
+    assert (report.added, report.skipped, report.dropped, report.stale, report.problems) == (3, [], 0, 0, [])
+    back = Dataset(tmp_path / "back")
+    assert back.robot == dataset.robot
+    assert back.episodes == dataset.episodes
+    for index in range(3):
+        assert same_episode(back.episode(index), dataset.episode(index))
+    again = bag_to_dataset(tmp_path / "bag", tmp_path / "back")
+    assert (again.added, again.present) == (0, 3)
+
+
+def test_a_real_robots_recording_is_training_data_too(
+    robot: RobotContract, make_episode: Callable, same_episode: Callable, tmp_path: Path
+) -> None:
+    """Nobody says what a real robot applied: its rows are the commands that it was sent."""
+    real = RobotContract.from_dict({**robot.to_dict(), "body": "external"})
+    with DatasetWriter(tmp_path / "d", real, "state") as writer:
+        writer.add(make_episode("state", 0))
+    bag = dataset_to_bag(Dataset(tmp_path / "d"), tmp_path / "bag")
+    assert f"/{real.name}/{real.command.topic}" in {m.topic for m in BagReader(bag).raw()}
+    bag_to_dataset(bag, tmp_path / "back")
+    assert same_episode(Dataset(tmp_path / "back").episode(0), Dataset(tmp_path / "d").episode(0))
+
+
+def test_some_episodes_may_be_chosen(make_dataset: Callable, tmp_path: Path) -> None:
+    dataset_to_bag(Dataset(make_dataset("state")), tmp_path / "bag", [2, 0])
+    assert [e.description["seed"] for e in BagReader(tmp_path / "bag").episodes()] == [2, 0]
+
+
+def test_commands_of_a_bag_are_those_executed(tmp_path: Path, robot: RobotContract, make_episode: Callable) -> None:
+    episode = make_episode("state", 0)
+    episode.executed = episode.actions * np.float32(0.5)
+    with DatasetWriter(tmp_path / "d", robot, "state") as writer:
+        writer.add(episode)
+    bag_to_dataset(dataset_to_bag(Dataset(tmp_path / "d"), tmp_path / "bag"), tmp_path / "back")
+    np.testing.assert_array_equal(Dataset(tmp_path / "back").episode(0).actions, episode.executed)
+
+
+def test_each_tick_sees_the_newest_sample_at_or_before_it(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode()
+    recorder.apply(0, [0.1, 0, 0, 0])  # before any sensor spoke: no row
+    recorder.sense(10, 1)
+    recorder.apply(10, [0.2, 0, 0, 0])  # a sample of the very moment counts
+    recorder.sense(20, 2)
+    recorder.sense(31, 3)  # arrives before the command, but was measured after it
+    recorder.apply(30, [0.3, 0, 0, 0])
+    recorder.see(24, 9)  # arrives late, but was taken before the next command's newest others
+    recorder.apply(35, [0.4, 0, 0, 0])
+    report, dataset = _converted(recorder, tmp_path)
+    assert (report.added, report.dropped, report.stale) == (1, 1, 0)
+    episode = dataset.episode(0)
+    np.testing.assert_allclose(episode.actions[:, 0], [0.2, 0.3, 0.4], rtol=1e-6)
+    np.testing.assert_array_equal(episode.observations["observation.state"][:, 0], [1, 2, 3])
+    np.testing.assert_array_equal(episode.observations["observation.images.corner2"][:, 0, 0, 0], [1, 9, 3])
+    assert (episode.task, episode.task_name, episode.seed, episode.success) == ("open it", "open", 7, False)
+
+
+def test_commands_are_mapped_by_name_and_bad_ones_dropped(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode()
+    recorder.sense(0, 1)
+    recorder.apply(1, [4, 3, 2, 1], CHANNELS[::-1])
+    recorder.apply(2, [1, 2, 3, float("nan")])
+    recorder.apply(3, [1, 2, 3], CHANNELS[:3])
+    recorder.apply(4, [1, 2, 3, 4], ["a", "b", "c", "d"])
+    recorder.apply(5, [1, 2, 3, 4], [*CHANNELS[:3], CHANNELS[0]])
+    recorder.raw("applied_command", message_type(BOOL)(data=True), BOOL)
+    recorder.success(False)
+    recorder.success(True)
+    recorder.success(False)
+    report, dataset = _converted(recorder, tmp_path)
+    episode = dataset.episode(0)
+    np.testing.assert_array_equal(episode.actions, [[1, 2, 3, 4]])
+    assert episode.success
+    assert report.dropped == 5
+    assert len(report.problems) == 5
+    assert "not finite" in report.problems[0]
+
+
+def test_bad_sensor_samples_are_left_out_and_old_ones_counted(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode()
+    recorder.sense(0, 1)
+    recorder.apply(1, [0.1, 0, 0, 0])
+    recorder.raw("gripper_state", joint_state(START + 5 * MS, "", ["gripper_opening"], np.array([np.nan])), STATE)
+    recorder.raw("gripper_state", joint_state(START + 6 * MS, "", ["other"], np.array([3.0])), STATE)
+    camera = recorder.robot.cameras[0]
+    wrong = image_message(camera, np.zeros((camera.height, 4, 3), dtype=np.uint8), START + 7 * MS)
+    recorder.raw(camera.topic, wrong, "sensor_msgs/msg/Image")
+    recorder.apply(10, [0.2, 0, 0, 0])
+    recorder.apply(1000, [0.3, 0, 0, 0])  # the sensors have been silent for a second
+    report, dataset = _converted(recorder, tmp_path)
+    episode = dataset.episode(0)
+    np.testing.assert_array_equal(episode.observations["observation.state"], np.ones((3, 4)))
+    assert (report.added, report.stale, report.dropped) == (1, 1, 0)
+    assert len(report.problems) == 3
+
+
+def test_a_padded_image_is_read(recorder: Recorder, tmp_path: Path) -> None:
+    """A camera driver may end each row with bytes that are no picture."""
+    recorder.episode()
+    recorder.sense(0, 1)
+    camera = recorder.robot.cameras[0]
+    message = image_message(camera, np.full((camera.height, camera.width, 3), 5, dtype=np.uint8), START + 1)
+    padded = np.full((camera.height, camera.width * 3 + 2), 99, dtype=np.uint8)
+    padded[:, :-2] = 5
+    message = type(message)(
+        message.header, message.height, message.width, message.encoding, 0, camera.width * 3 + 2, padded.reshape(-1)
+    )
+    recorder.raw(camera.topic, message, "sensor_msgs/msg/Image")
+    recorder.apply(10, [0.2, 0, 0, 0])
+    _, dataset = _converted(recorder, tmp_path)
+    assert (dataset.episode(0).observations["observation.images.corner2"] == 5).all()
+
+
+def test_an_unusable_episode_is_skipped_with_its_reason(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode(seed=1)
+    recorder.writer.split()
+    recorder.episode(seed=None)
+    recorder.sense(0, 1)
+    recorder.apply(1, [0.1, 0, 0, 0])
+    recorder.writer.split()
+    recorder.episode(seed=3)
+    recorder.sense(50, 1)
+    recorder.apply(51, [0.1, 0, 0, 0])
+    report, dataset = _converted(recorder, tmp_path)
+    assert [e.seed for e in dataset.episodes] == [3]
+    assert len(report.skipped) == 2
+    assert "episode 0: has no control period" in report.skipped[0]
+    assert "episode 1: its description has no task_name and seed" in report.skipped[1]
+
+
+def test_a_torn_recording_converts_as_far_as_it_goes(make_bag: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_bag("state", (30, 600))
+    file = path / f"{path.name}_1.mcap"
+    file.write_bytes(file.read_bytes()[: len(file.read_bytes()) // 2])
+    report = bag_to_dataset(path, tmp_path / "out")
+    assert report.added == 2
+    assert 0 < Dataset(tmp_path / "out").episodes[1].length < 600
+    assert "cut off" in report.problems[0]
+
+
+def test_a_recording_that_says_too_little_is_refused(tmp_path: Path, robot: RobotContract) -> None:
+    topics = recorded_topics(robot, robot.observation_features("state"))
+    with BagWriter(tmp_path / "a", topics) as writer:
+        text = serialize(message_type(STRING)(data=json.dumps({"seed": 1})), STRING)
+        writer.write(f"/{robot.name}/episode", text, 1, 1)
+    with pytest.raises(BagError, match="name the robot"):
+        bag_to_dataset(tmp_path / "a", tmp_path / "out")
+    with pytest.raises(BagError, match="observation set"):
+        bag_to_dataset(tmp_path / "a", tmp_path / "out", robot=robot)
+    with BagWriter(tmp_path / "b", topics, robot):
+        pass
+    with pytest.raises(BagError, match="no episode"):
+        bag_to_dataset(tmp_path / "b", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,406 @@
+"""The controller core, tick by tick: what it follows, what it refuses, when it holds and when it stops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from contracts import load_robot
+from execution.chunk import ActionChunk
+from execution.controller import Command, ControllerCore, Mode
+from execution.stitching import TemporalEnsemble
+
+TICK = 12_500_000
+MS = 1_000_000
+SAWYER = load_robot("metaworld_sawyer")
+NAMES = SAWYER.action_feature.names
+EE = ("ee_x", "ee_y", "ee_z")
+MIDDLE = (0.0, 0.6, 0.2)
+
+
+def sent(command: Command) -> np.ndarray:
+    """What goes to the robot; there must be something."""
+    assert command.values is not None
+    return command.values
+
+
+class Bench:
+    """A core with a simulated clock, a healthy robot and a healthy policy, each of which can be switched off."""
+
+    def __init__(self, robot=SAWYER, **options) -> None:
+        self.core = ControllerCore(robot, **options)
+        self.now = 1_000_000_000_000
+        self.alive = {"sensor", "heartbeat", "chunk"}
+        self.position = MIDDLE
+        self.actions = np.tile([0.1, -0.2, 0.3, 0.7], (16, 1))
+        self._ticks = 0
+
+    def tick(self, count: int = 1):
+        """`count` periods; chunks come every eighth. Gives the last command."""
+        for _ in range(count):
+            self.now += TICK
+            if "sensor" in self.alive:
+                self.core.on_fields("end_effector", self.now, EE, self.position, self.now)
+            if "heartbeat" in self.alive:
+                self.core.on_heartbeat(self.now)
+            if "chunk" in self.alive and self._ticks % 8 == 0:
+                self.core.on_chunk(ActionChunk(self.actions, self.now, TICK, NAMES), self.now)
+            self._ticks += 1
+            command = self.core.step(self.now)
+        return command
+
+    def running(self) -> Bench:
+        self.core.activate(self.now)
+        assert self.tick(16).mode is Mode.RUN
+        return self
+
+
+def test_inactive_it_holds_and_takes_no_chunk() -> None:
+    bench = Bench()
+    command = bench.tick(9)
+    assert command.mode is Mode.INACTIVE
+    assert sent(command).tolist() == [0, 0, 0, 0]
+    assert bench.core.counters["refused.chunk.inactive"] == 2
+
+
+def test_in_lock_step_action_0_is_executed_in_the_very_tick_of_its_observation() -> None:
+    core = ControllerCore(SAWYER, require_heartbeat=False)
+    core.activate(0)
+    actions = np.arange(64).reshape(16, 4) / 100
+    for tick in range(20):
+        now = round(tick * 1e9 / 80)
+        core.on_fields("end_effector", now, EE, MIDDLE, now)
+        if tick % 8 == 0:
+            core.on_chunk(ActionChunk(actions, now, TICK, NAMES), now)
+        command = core.step(now)
+        assert command.mode is Mode.RUN, tick
+        assert sent(command).tobytes() == actions[tick % 8].tobytes(), "not bit for bit"
+
+
+@pytest.mark.parametrize("jitter_ns", [-5 * MS, 0, 5 * MS])
+def test_between_two_ticks_of_the_robot_it_sends_the_action_of_the_next_one(jitter_ns: int) -> None:
+    """The robot saw this at 0 and obeys at 1, 2, ... ticks: it must then get action 1, 2, ..., as in lock step."""
+    core = ControllerCore(SAWYER, require_heartbeat=False, lead_ns=3 * TICK // 4)
+    core.activate(0)
+    actions = np.arange(64).reshape(16, 4) / 100
+    core.on_chunk(ActionChunk(actions, 0, TICK, NAMES), 0)
+    for tick in range(1, 12):
+        now = tick * TICK - TICK // 4 + jitter_ns  # three quarters of a period after the robot's tick before
+        core.on_fields("end_effector", now, EE, MIDDLE, now)
+        assert sent(core.step(now)).tolist() == actions[tick].tolist()
+
+
+def test_before_the_first_chunk_it_holds_for_as_long_as_it_takes() -> None:
+    bench = Bench()
+    bench.alive.discard("chunk")
+    bench.core.activate(bench.now)
+    command = bench.tick(1000)
+    assert command.mode is Mode.HOLD
+    assert command.reasons == ("waiting:chunk",)
+    assert not [c for c in bench.core.counters if c.startswith("hold.")]
+    bench.alive.add("chunk")
+    assert bench.tick(8).mode is Mode.RUN
+
+
+def test_channels_are_found_by_name_not_by_place() -> None:
+    core = ControllerCore(SAWYER, require_heartbeat=False)
+    core.activate(0)
+    core.on_fields("end_effector", 0, ("other", "ee_z", "ee_x", "ee_y"), (9, 0.2, 0.0, 0.6), 0)
+    shuffled = (3, 0, 2, 1)
+    chunk = ActionChunk(np.array([[0.1, 0.2, 0.3, 0.4]])[:, shuffled], 0, TICK, tuple(NAMES[i] for i in shuffled))
+    assert core.on_chunk(chunk, 0)
+    assert sent(core.step(0)).tolist() == [0.1, 0.2, 0.3, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("names", {"names": (*NAMES[:3], "gripper")}),
+        ("names", {"names": NAMES[:3], "actions": np.zeros((16, 3))}),
+        ("names", {"names": (*NAMES, "more"), "actions": np.zeros((16, 5))}),
+        ("period", {"period_ns": TICK + TICK // 100}),
+        ("period", {"period_ns": 2 * TICK}),
+        ("future", {"start_ns": 2 * TICK}),
+        ("stale", {"start_ns": -251 * MS}),
+        ("out_of_order", {"start_ns": -100 * MS}),
+    ],
+)
+def test_a_chunk_that_does_not_fit_is_dropped_and_counted_and_the_one_before_goes_on(reason, change) -> None:
+    bench = Bench().running()
+    given = {"actions": np.full((16, 4), 0.5), "start_ns": 0, "period_ns": TICK, "names": NAMES} | change
+    given["start_ns"] += bench.now
+    assert not bench.core.on_chunk(ActionChunk(**given), bench.now)
+    assert bench.core.counters[f"refused.chunk.{reason}"] == 1
+    bench.alive.discard("chunk")
+    command = bench.tick()
+    assert command.mode is Mode.RUN
+    assert sent(command).tolist() == [0.1, -0.2, 0.3, 0.7]
+
+
+def test_a_chunk_of_the_episode_before_is_not_executed_in_this_one() -> None:
+    bench = Bench().running()
+    late = ActionChunk(np.full((16, 4), 0.5), bench.now, TICK, NAMES)
+    bench.core.deactivate(bench.now)
+    bench.now += 10 * TICK
+    bench.core.activate(bench.now)
+    assert not bench.core.on_chunk(late, bench.now)
+    assert bench.core.counters["refused.chunk.of_before"] == 1
+
+
+@pytest.mark.parametrize(
+    ("lost", "reason", "timeout_ms"), [("heartbeat", "heartbeat", 60), ("sensor", "sensor:end_effector", 100)]
+)
+def test_whatever_falls_silent_means_hold_within_its_time_out(lost, reason, timeout_ms) -> None:
+    bench = Bench().running()
+    bench.alive.discard(lost)
+    late = timeout_ms * MS // TICK + 1  # the first tick at which the last sign is older than the time-out
+    assert bench.tick(late - 1).mode is Mode.RUN
+    command = bench.tick()
+    assert command.mode is Mode.HOLD
+    assert command.reasons == (reason,)
+    assert sent(command).tolist() == [0, 0, 0, 0.7], "velocities zero, the gripper keeps its grip"
+    assert bench.core.counters[f"hold.{reason}"] == 1
+
+
+def test_when_chunks_stop_coming_it_holds_when_the_last_one_is_over() -> None:
+    bench = Bench().running()
+    bench.alive.discard("chunk")  # the last one began 7 ticks ago and has 16 actions
+    assert bench.tick(8).mode is Mode.RUN
+    command = bench.tick()
+    assert (command.mode, command.reasons) == (Mode.HOLD, ("chunk",))
+
+
+def test_an_action_decided_from_a_too_old_observation_is_never_executed() -> None:
+    """chunk_timeout_s is 250 ms, 20 ticks, however long the chunk is."""
+    bench = Bench()
+    bench.actions = np.tile([0.1, 0, 0, 0], (100, 1))
+    bench.running()
+    bench.alive.discard("chunk")
+    assert bench.tick(20 - 7).mode is Mode.RUN
+    assert bench.tick().mode is Mode.HOLD
+
+
+def test_it_goes_on_by_itself_when_all_is_well_again_in_time() -> None:
+    bench = Bench().running()
+    bench.alive.discard("heartbeat")
+    assert bench.tick(4 + 40).mode is Mode.HOLD  # 500 ms of hold
+    bench.alive.add("heartbeat")
+    command = bench.tick()
+    assert command.mode is Mode.RUN
+    assert sent(command).tolist() == [0.1, -0.2, 0.3, 0.7]
+
+
+def test_after_a_long_hold_only_a_reset_leads_out() -> None:
+    bench = Bench().running()
+    bench.alive.discard("heartbeat")
+    assert bench.tick(4 + 42).mode is Mode.STOPPED
+    bench.alive.add("heartbeat")
+    assert bench.tick(100).mode is Mode.STOPPED
+    assert bench.core.stop_reasons == ("heartbeat",)
+    assert not bench.core.activate(bench.now)
+    bench.core.deactivate(bench.now)
+    assert bench.tick().mode is Mode.STOPPED
+    assert not bench.core.activate(bench.now)
+    bench.core.reset(bench.now)
+    assert bench.tick().mode is Mode.INACTIVE
+    assert bench.running().tick().mode is Mode.RUN
+
+
+def test_a_reset_while_active_waits_for_a_new_chunk() -> None:
+    bench = Bench().running()
+    bench.alive.discard("chunk")
+    assert bench.tick(100).mode is Mode.STOPPED
+    bench.core.reset(bench.now)
+    command = bench.tick(100)
+    assert (command.mode, command.reasons) == (Mode.HOLD, ("waiting:chunk",))
+    bench.alive.add("chunk")
+    assert bench.tick(8).mode is Mode.RUN
+
+
+@pytest.mark.parametrize(
+    ("reason", "names", "values", "age_ms"),
+    [
+        ("names", ("ee_x", "ee_y"), (0, 0), 0),
+        ("names", EE, (0, 0), 0),
+        ("non_finite", EE, (0, float("nan"), 0), 0),
+        ("non_finite", EE, (0, float("inf"), 0), 0),
+        ("future", EE, MIDDLE, -20),
+        ("stale", EE, MIDDLE, 101),
+        ("out_of_order", EE, MIDDLE, 50),
+    ],
+)
+def test_a_bad_measurement_is_dropped_and_counted(reason, names, values, age_ms) -> None:
+    bench = Bench().running()
+    assert not bench.core.on_fields("end_effector", bench.now - age_ms * MS, names, values, bench.now)
+    assert bench.core.counters[f"refused.sensor.end_effector.{reason}"] == 1
+    assert bench.tick().mode is Mode.RUN
+
+
+def test_it_needs_no_sensor_that_no_limit_needs() -> None:
+    core = ControllerCore(SAWYER)
+    assert [s.name for s in core.needed_sensors] == ["end_effector"]
+    assert not core.on_fields("gripper", 0, ("gripper_opening",), (float("nan"),), 0)
+    assert not core.counters
+
+
+def test_the_position_limit_slows_it_down_and_is_counted() -> None:
+    bench = Bench()
+    bench.position = (0.499, 0.6, 0.2)
+    command = bench.running().tick()
+    assert 0 < sent(command)[0] < 0.1
+    assert command.reasons == ("position:ee_velocity_x",)
+    assert bench.core.counters["limited.position:ee_velocity_x"] == 17
+
+
+def test_an_old_measurement_leaves_less_way_to_the_limit() -> None:
+    """0.02 m from the limit: 0.4 m/s for the body's 50 ms; after another 50 ms without a measurement, half of it."""
+    bench = Bench()
+    bench.actions = np.tile([0.8, 0, 0, 0], (16, 1))
+    bench.position = (0.48, 0.6, 0.2)
+    assert sent(bench.running().tick())[0] == pytest.approx(0.4)
+    bench.alive.discard("sensor")
+    assert sent(bench.tick(4))[0] == pytest.approx(0.2)
+
+
+def test_a_velocity_slews_from_the_command_before(changed) -> None:
+    bench = Bench(changed(SAWYER, channels={"ee_velocity_x": {"max_rate": 4.0}}))
+    bench.actions = np.tile([0.2, 0, 0, 0], (16, 1))
+    bench.core.activate(bench.now)
+    assert [round(float(sent(bench.tick())[0]), 6) for _ in range(5)] == [0.05, 0.1, 0.15, 0.2, 0.2]
+
+
+def test_after_activation_commands_ramp_in(changed) -> None:
+    bench = Bench(changed(SAWYER, task={"ramp_s": 0.1}))
+    bench.core.activate(bench.now)
+    x = [float(sent(bench.tick())[0]) for _ in range(12)]
+    np.testing.assert_allclose(x[:8], 0.1 * np.arange(8) / 8)
+    assert x[8:] == [0.1] * 4, "then the command itself, bit for bit"
+
+
+def test_a_position_robot_holds_where_it_was_and_starts_from_where_it_is(arm) -> None:
+    core = ControllerCore(arm, require_heartbeat=False)
+    core.activate(0)
+    assert core.step(0).values is None, "never measured: there is no command that would be safe"
+    names = ("shoulder", "elbow")
+    core.on_fields("joints", 0, names, (0.5, -0.3), 0)
+    assert sent(core.step(0)).tolist() == [0.5, -0.3]
+    core.on_fields("joints", TICK, names, (0.4, -0.4), TICK)
+    assert sent(core.step(TICK)).tolist() == [0.5, -0.3], "it sags under its weight; the hold must not follow"
+    core.on_chunk(ActionChunk(np.full((16, 2), 1.0), 2 * TICK, TICK, names), 2 * TICK)
+    before = np.array([0.5, -0.3])
+    for tick in range(2, 10):
+        now = tick * TICK
+        core.on_fields("joints", now, names, before.tolist(), now)
+        command = core.step(now)
+        assert command.mode is Mode.RUN
+        assert (abs(sent(command) - before) <= 2.0 * 0.0125 + 1e-12).all(), "faster than max_rate"
+        before = sent(command)
+    assert before[0] > 0.55
+
+
+def test_a_position_robot_does_not_hold_where_it_was_measured_long_ago(arm) -> None:
+    """Somebody may have moved it since: a command to go back there would be a jump."""
+    core = ControllerCore(arm, require_heartbeat=False)
+    names = ("shoulder", "elbow")
+    core.on_fields("joints", 0, names, (0.5, 0.5), 0)
+    core.activate(9 * TICK)
+    assert core.step(9 * TICK).values is None
+    core.on_fields("joints", 10 * TICK, names, (-0.5, -0.5), 10 * TICK)
+    assert sent(core.step(10 * TICK)).tolist() == [-0.5, -0.5]
+
+
+def test_a_position_robot_that_goes_blind_while_moving_stays_where_it_was_seen_last(arm) -> None:
+    core = ControllerCore(arm, require_heartbeat=False)
+    names = ("shoulder", "elbow")
+    core.activate(0)
+    core.on_fields("joints", 0, names, (0.5, 0.5), 0)
+    for tick in range(12):
+        now = tick * TICK
+        core.on_chunk(ActionChunk(np.full((16, 2), 1.0), now, TICK, names), now)
+        command = core.step(now)
+    assert command.reasons == ("sensor:joints",)
+    assert sent(command).tolist() == [0.5, 0.5]
+
+
+def test_after_another_commander_a_position_robot_holds_where_it_is_now(arm) -> None:
+    core = ControllerCore(arm, require_heartbeat=False)
+    names = ("shoulder", "elbow")
+    core.on_fields("joints", 0, names, (0.5, 0.5), 0)
+    core.activate(0)
+    core.step(0)
+    core.deactivate(0)
+    assert sent(core.step(0)).tolist() == [0.5, 0.5]
+    core.on_fields("joints", 10 * TICK, names, (-0.5, -0.5), 10 * TICK)
+    core.activate(10 * TICK)
+    assert sent(core.step(10 * TICK)).tolist() == [-0.5, -0.5]
+
+
+def test_a_position_that_is_held_at_the_last_command_is_forgotten_when_another_commander_came(arm, changed) -> None:
+    core = ControllerCore(changed(arm, channels={"elbow": {"hold": "last"}}), require_heartbeat=False)
+    names = ("shoulder", "elbow")
+    core.on_fields("joints", 0, names, (0.5, 0.5), 0)
+    core.activate(0)
+    assert sent(core.step(0)).tolist() == [0.5, 0.5]
+    core.deactivate(0)
+    core.on_fields("joints", 10 * TICK, names, (-0.5, -0.5), 10 * TICK)
+    core.activate(10 * TICK)
+    assert sent(core.step(10 * TICK)).tolist() == [-0.5, -0.5]
+
+
+def test_the_gripper_keeps_its_grip_over_a_deactivation_but_not_over_a_reset() -> None:
+    bench = Bench().running()
+    bench.core.deactivate(bench.now)
+    assert sent(bench.tick())[3] == 0.7
+    bench.core.reset(bench.now)
+    assert sent(bench.tick())[3] == 0.0
+
+
+def test_chunks_may_be_joined_by_an_ensemble() -> None:
+    core = ControllerCore(SAWYER, TemporalEnsemble(), require_heartbeat=False)
+    core.activate(0)
+    core.on_fields("end_effector", 0, EE, MIDDLE, 0)
+    for start, value in ((0, 0.1), (TICK, 0.3)):
+        core.on_chunk(ActionChunk(np.full((16, 4), value), start, TICK, NAMES), start)
+    assert 0.19 < sent(core.step(TICK))[0] < 0.2
+
+
+event = st.one_of(
+    st.tuples(st.just("tick"), st.integers(0, 30 * MS)),
+    st.tuples(
+        st.just("chunk"),
+        st.lists(st.lists(st.floats(-10, 10), min_size=4, max_size=4), min_size=1, max_size=20),
+        st.integers(-300 * MS, 50 * MS),
+        st.sampled_from([TICK, TICK + 5, 10 * MS]),
+        st.permutations(NAMES),
+    ),
+    st.tuples(st.just("fields"), st.lists(st.floats(), min_size=3, max_size=3), st.integers(-300 * MS, 50 * MS)),
+    st.tuples(st.just("heartbeat")),
+    st.tuples(st.sampled_from(["activate", "deactivate", "reset"])),
+)
+
+
+@settings(max_examples=150)
+@given(st.lists(event, max_size=60))
+def test_whatever_happens_every_command_is_allowed_and_moves_only_while_running(events) -> None:
+    core = ControllerCore(SAWYER)
+    now = 10**12
+    for name, *arguments in events:
+        if name == "tick":
+            now += arguments[0]
+        elif name == "chunk":
+            actions, age, period, names = arguments
+            core.on_chunk(ActionChunk(np.array(actions), now + age, period, tuple(names)), now)
+        elif name == "fields":
+            core.on_fields("end_effector", now + arguments[1], EE, arguments[0], now)
+        elif name == "heartbeat":
+            core.on_heartbeat(now)
+        else:
+            getattr(core, name)(now)
+        command = core.step(now)
+        assert np.isfinite(sent(command)).all()
+        for value, channel in zip(sent(command), SAWYER.command.channels, strict=True):
+            assert channel.min <= value <= channel.max
+        if command.mode is not Mode.RUN:
+            assert not sent(command)[:3].any()

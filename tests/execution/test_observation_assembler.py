@@ -1,0 +1,192 @@
+"""What a policy sees, out of sensors that come apart, late, at different rates, or not at all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from contracts import PolicyContract, PolicyObservation, load_robot
+from execution.observation import NotReady, ObservationAssembler
+
+TICK = 12_500_000
+ROBOT = load_robot("metaworld_sawyer")
+CAMERA = ROBOT.camera("corner2")
+
+
+def policy(observation_set: str = "image", history: int = 1, **histories: int) -> PolicyContract:
+    features = ROBOT.observation_features(observation_set)
+    return PolicyContract(
+        policy="test",
+        robot=ROBOT.name,
+        observation_set=observation_set,
+        task="",
+        observations=tuple(
+            PolicyObservation(feature=f, history=histories.get("image" if f.is_image else "state", history))
+            for f in features
+        ),
+        action=ROBOT.action_feature,
+        action_period_s=ROBOT.control_period_s,
+        horizon=16,
+        execute=8,
+    )
+
+
+def picture(value: int) -> np.ndarray:
+    return np.full((CAMERA.height, CAMERA.width, 3), value, dtype=np.uint8)
+
+
+def push(assembler: ObservationAssembler, stamp: int, value: float, *sources: str) -> None:
+    if "pose" in sources:
+        assembler.push_fields("end_effector", stamp, ("ee_z", "ee_x", "ee_y"), (value + 0.3, value + 0.1, value + 0.2))
+    if "gripper" in sources:
+        assembler.push_fields("gripper", stamp, ("gripper_opening",), (value,))
+    if "camera" in sources:
+        assembler.push_image("corner2", stamp, picture(int(value)))
+
+
+ALL = ("pose", "gripper", "camera")
+
+
+def test_fields_are_found_by_name_and_a_feature_may_come_from_several_sensors() -> None:
+    assembler = ObservationAssembler(ROBOT, policy())
+    push(assembler, 1000, 5.0, *ALL)
+    observation = assembler.window(1000)
+    assert observation.stamp_ns == 1000
+    np.testing.assert_allclose(observation.values["observation.state"], [[5.1, 5.2, 5.3, 5.0]], rtol=1e-6)
+    assert observation.values["observation.state"].dtype == np.float32
+    assert observation.values["observation.images.corner2"].shape == (1, 96, 96, 3)
+
+
+def test_only_what_the_policy_looks_at_is_wanted() -> None:
+    image = ObservationAssembler(ROBOT, policy("image"))
+    assert [s.name for s in image.sensors] == ["end_effector", "gripper"]
+    assert [c.name for c in image.cameras] == ["corner2"]
+    state = ObservationAssembler(ROBOT, policy("state"))
+    assert [s.name for s in state.sensors] == ["environment"]
+    assert state.cameras == ()
+
+
+@pytest.mark.parametrize("missing", ALL)
+def test_nothing_is_decided_while_a_source_is_missing(missing) -> None:
+    assembler = ObservationAssembler(ROBOT, policy())
+    push(assembler, 1000, 5.0, *(set(ALL) - {missing}))
+    with pytest.raises(NotReady) as caught:
+        assembler.window(1000)
+    assert {"pose": "end_effector", "gripper": "gripper", "camera": "corner2"}[missing] in caught.value.reason
+
+
+@pytest.mark.parametrize("late", ALL)
+def test_nothing_is_decided_from_a_stale_source(late) -> None:
+    """The contract's time-outs: 100 ms for the sensors, 150 ms for the camera; to the nanosecond."""
+    assembler = ObservationAssembler(ROBOT, policy())
+    push(assembler, 0, 1.0, *ALL)
+    push(assembler, 100_000_000, 2.0, *(set(ALL) - {late}))
+    timeout = 150_000_000 if late == "camera" else 100_000_000
+    assert assembler.window(timeout).stamp_ns == 0
+    with pytest.raises(NotReady, match="stale"):
+        assembler.window(timeout + 1)
+
+
+def test_the_observation_is_of_the_newest_instant_that_all_sources_know() -> None:
+    """A camera at half the rate: the state of the picture's instant goes with the picture."""
+    assembler = ObservationAssembler(ROBOT, policy())
+    for tick in range(8):
+        sources = ALL if tick % 2 == 0 else ("pose", "gripper")
+        push(assembler, tick * TICK, float(tick), *sources)
+    observation = assembler.window(7 * TICK)
+    assert observation.stamp_ns == 6 * TICK
+    assert observation.values["observation.state"][0, 3] == 6.0
+    assert observation.values["observation.images.corner2"][0, 0, 0, 0] == 6
+
+
+def test_a_history_is_an_action_period_apart_whatever_the_sensors_rate() -> None:
+    assembler = ObservationAssembler(ROBOT, policy(history=3))
+    for tick in range(0, 40):  # four samples an action period
+        push(assembler, tick * TICK // 4, float(tick), *ALL)
+    observation = assembler.window(39 * TICK // 4)
+    assert observation.values["observation.state"][:, 3].tolist() == [31.0, 35.0, 39.0]
+
+
+def test_at_the_start_of_an_episode_the_first_sample_is_repeated() -> None:
+    assembler = ObservationAssembler(ROBOT, policy(history=3))
+    push(assembler, 0, 7.0, *ALL)
+    assert assembler.window(0).values["observation.state"][:, 3].tolist() == [7.0, 7.0, 7.0]
+    push(assembler, TICK, 8.0, *ALL)
+    assert assembler.window(TICK).values["observation.state"][:, 3].tolist() == [7.0, 7.0, 8.0]
+    assembler.reset()
+    with pytest.raises(NotReady):
+        assembler.window(TICK)
+    push(assembler, 2 * TICK, 9.0, *ALL)
+    assert assembler.window(2 * TICK).values["observation.state"][:, 3].tolist() == [9.0, 9.0, 9.0]
+
+
+def test_a_simulator_gives_whole_features() -> None:
+    assembler = ObservationAssembler(ROBOT, policy("state", history=2))
+    for tick in range(3):
+        assembler.push_feature("observation.state", tick * TICK, np.full(39, tick, dtype=np.float64))
+        assembler.push_feature("observation.images.corner2", tick * TICK, picture(0))  # not looked at: ignored
+    observation = assembler.window(2 * TICK)
+    assert list(observation.values) == ["observation.state"]
+    assert observation.values["observation.state"][:, 0].tolist() == [1.0, 2.0]
+
+
+def test_a_sample_that_is_not_newer_is_dropped() -> None:
+    assembler = ObservationAssembler(ROBOT, policy("state"))
+    assert assembler.push_feature("observation.state", TICK, np.ones(39))
+    assert not assembler.push_feature("observation.state", TICK, np.zeros(39))
+    assert not assembler.push_feature("observation.state", 0, np.zeros(39))
+    assert assembler.window(TICK).values["observation.state"][0, 0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "says"),
+    [
+        (("ee_x", "ee_y"), (0.0, 0.0), "ee_z"),
+        (("ee_x", "ee_y", "ee_z"), (0.0, float("nan"), 0.0), "not finite"),
+        (("ee_x", "ee_y", "ee_z"), (0.0, 1e300, 0.0), "not finite"),  # infinite as float32
+    ],
+)
+def test_a_bad_measurement_is_an_error_and_changes_nothing(names, values, says) -> None:
+    assembler = ObservationAssembler(ROBOT, policy())
+    push(assembler, 0, 1.0, *ALL)
+    with pytest.raises(ValueError, match=says):
+        assembler.push_fields("end_effector", TICK, names, values)
+    assert assembler.window(TICK).stamp_ns == 0
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((96, 95, 3), np.uint8), np.zeros((96, 96), np.uint8), np.zeros((96, 96, 3), np.float32)]
+)
+def test_a_picture_of_another_size_or_type_is_an_error(image) -> None:
+    assembler = ObservationAssembler(ROBOT, policy())
+    with pytest.raises(ValueError, match="observation.images.corner2"):
+        assembler.push_image("corner2", 0, image)
+
+
+def test_an_observation_keeps_what_it_saw() -> None:
+    """Pictures come in memory that the sender uses again."""
+    assembler = ObservationAssembler(ROBOT, policy())
+    image = picture(3)
+    push(assembler, 0, 1.0, "pose", "gripper")
+    assembler.push_image("corner2", 0, image)
+    image[:] = 9
+    assert assembler.window(0).values["observation.images.corner2"].max() == 3
+
+
+@given(
+    gaps=st.lists(st.integers(1, 4 * TICK), min_size=1, max_size=60),
+    history=st.integers(1, 4),
+)
+def test_every_history_value_is_the_sample_nearest_in_time(gaps, history) -> None:
+    """Against a search through everything that ever came, with samples as far apart as dropped messages make them."""
+    assembler = ObservationAssembler(ROBOT, policy("state", history=history))
+    stamps = np.cumsum(gaps)
+    for index, stamp in enumerate(stamps):
+        assembler.push_feature("observation.state", int(stamp), np.full(39, index))
+    observation = assembler.window(int(stamps[-1]))
+    for i, value in enumerate(observation.values["observation.state"][:, 0]):
+        target = stamps[-1] - (history - 1 - i) * TICK
+        distance = abs(stamps - target)
+        assert distance[int(value)] == distance.min()

@@ -1,0 +1,172 @@
+"""What the tests of ROS nodes share: a domain of their own, real processes, a listener, and a small real policy."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from contracts import RobotContract, load_robot
+from ros_nodes import qos
+from ros_nodes.graph import NodeProcess, free_domain_id, middleware_environment
+from ros_nodes.graph_client import GraphClient
+from ros_nodes.monitor import Monitor, NodeDied
+from ros_nodes.processes import NodeProcesses
+
+START_S = 60.0
+ANSWER_S = 10.0
+
+
+@pytest.fixture(scope="session")
+def robot() -> RobotContract:
+    return load_robot("metaworld_sawyer")
+
+
+@pytest.fixture(scope="module")
+def middleware(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """Variables of a domain that nobody else is in; set for this process too while the module's tests run."""
+    variables = middleware_environment(free_domain_id(), {}) | {"ROS_LOG_DIR": str(tmp_path_factory.mktemp("log"))}
+    before = dict(os.environ)
+    os.environ.update(variables)
+    yield variables
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class Graph:
+    """Some real nodes, each in its process, and a client that drives them."""
+
+    def __init__(self, robot: RobotContract, directory: Path, middleware: dict[str, str]) -> None:
+        self.monitor = Monitor()
+        self.processes = NodeProcesses(directory, dict(os.environ) | middleware, self._on_death)
+        self._robot, self._middleware = robot, middleware
+        self.client: GraphClient = None  # type: ignore[assignment] # until start
+        self.names: list[str] = []
+
+    def _on_death(self, name: str, how: str) -> None:
+        self.monitor.interrupt(NodeDied(name, f"{how}\n{self.processes.log_tail(name)}"))
+
+    def start(self, *nodes: NodeProcess) -> GraphClient:
+        for node in nodes:
+            self.processes.start(node)
+        self.names = [node.name for node in nodes]
+        self.client = GraphClient(self._robot, self._middleware, self.monitor)
+        self.client.transition(self.names, "configure", START_S)
+        return self.client
+
+    def close(self) -> None:
+        self.monitor.finish()
+        self.processes.stop(self.names, 5.0)
+        if self.client is not None:
+            self.client.close()
+            self.client = None  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="module")
+def graph(robot, middleware, tmp_path_factory):
+    """A Graph of this module, ended with it."""
+    graph = Graph(robot, tmp_path_factory.mktemp("nodes"), middleware)
+    yield graph
+    graph.close()
+
+
+@pytest.fixture
+def new_graph(robot, middleware, tmp_path):
+    """new_graph() gives a Graph; all are ended with the test."""
+    made: list[Graph] = []
+
+    def make() -> Graph:
+        made.append(Graph(robot, tmp_path / f"nodes{len(made)}", middleware))
+        return made[-1]
+
+    yield make
+    for graph in made:
+        graph.close()
+
+
+class Peer:
+    """A ROS node in the test's process: publishes, and keeps what it hears as (monotonic seconds, message)."""
+
+    def __init__(self, robot: RobotContract, middleware: dict[str, str]) -> None:
+        self._context = Context()
+        domain = int(middleware["ROS_DOMAIN_ID"])
+        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node("peer", namespace="/" + robot.name, context=self._context)
+        self.heard: dict[str, list[tuple[float, Any]]] = defaultdict(list)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while self._context.ok():
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def listen(self, topic: str, kind: type, profile=qos.SENSOR) -> list[tuple[float, Any]]:
+        messages = self.heard[topic]
+        self.node.create_subscription(kind, topic, lambda m: messages.append((time.monotonic(), m)), profile)
+        return messages
+
+    def publisher(self, topic: str, kind: type, profile=qos.COMMAND):
+        return self.node.create_publisher(kind, topic, profile)
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self._context.try_shutdown()
+        self._thread.join(timeout=2.0)
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def peer(robot, middleware):
+    """A Peer of this test."""
+    peer = Peer(robot, middleware)
+    yield peer
+    peer.close()
+
+
+def _wait_for(ready, timeout_s: float = 10.0, what: str = "it") -> None:
+    deadline = time.monotonic() + timeout_s
+    while not ready():
+        assert time.monotonic() < deadline, f"{what} did not happen within {timeout_s} s"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """wait_for(ready, timeout_s, what): sleep until `ready()`, or fail."""
+    return _wait_for
+
+
+@pytest.fixture(scope="session")
+def bundle(robot, tmp_path_factory) -> Path:
+    """A real bundle whose small network was never trained: it moves the arm about, within 0.3 m/s."""
+    import torch
+
+    from policies.base import make_contract
+    from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
+    from policies.diffusion.config import DiffusionConfig
+    from policies.diffusion.policy import DiffusionPolicy
+    from policies.export import export
+
+    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=4)
+    contract = make_contract("diffusion", config, robot, "state", "open the drawer")
+    torch.manual_seed(0)
+    policy = DiffusionPolicy(config, contract)
+    size = contract.observations[0].feature.shape[0]
+    reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
+    policy.fit_normalization({"observation.state": {"min": [-1.0] * size, "max": [1.0] * size}, "action": reach})
+    checkpoint = tmp_path_factory.mktemp("checkpoint")
+    write_config(checkpoint, CheckpointConfig(policy=config.to_dict(), contract=contract, robot=robot, training={}))
+    write_tensors(checkpoint / WEIGHTS_FILE, policy.state_dict(), {})
+    return export(checkpoint, tmp_path_factory.mktemp("bundles") / "untrained")

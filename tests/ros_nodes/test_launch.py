@@ -1,0 +1,135 @@
+"""The launch files start what `ros_nodes.graph` describes.
+
+ROS 2's `launch` is not on PyPI, so the few classes of it that the files use stand in here; everything behind them is
+the project's own.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+import types
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from contracts import ContractMismatch
+from policies.runtime.bundle import read_bundle
+from ros_nodes.graph import CONTROLLER, POLICY, describe_graph
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+
+
+class Recorded:
+    """A launch class: keeps what it was made of."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.args, self.kwargs = args, kwargs
+
+
+def stand_in(name: str) -> type[Recorded]:
+    return type(name, (Recorded,), {})
+
+
+@dataclass
+class Context:
+    """launch.LaunchContext, as far as arguments go."""
+
+    launch_configurations: dict[str, str] = field(default_factory=dict)
+
+
+class LaunchConfiguration(Recorded):
+    def perform(self, context: Context) -> str:
+        return context.launch_configurations[self.args[0]]
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    """load(file name) -> the launch file's functions."""
+    modules = {
+        "launch": ("LaunchDescription", "LaunchDescriptionEntity"),
+        "launch.actions": (
+            "DeclareLaunchArgument", "EmitEvent", "OpaqueFunction", "RegisterEventHandler", "SetEnvironmentVariable",
+            "Shutdown",
+        ),
+        "launch.events": (),
+        "launch.substitutions": (),
+        "launch_ros": (),
+        "launch_ros.actions": ("LifecycleNode", "Node"),
+        "launch_ros.event_handlers": ("OnStateTransition",),
+        "launch_ros.events": (),
+        "launch_ros.events.lifecycle": ("ChangeState",),
+    }  # fmt: skip
+    for name, classes in modules.items():
+        module = types.ModuleType(name)
+        for class_name in classes:
+            setattr(module, class_name, stand_in(class_name))
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(sys.modules["launch"], "LaunchContext", Context, raising=False)
+    monkeypatch.setattr(sys.modules["launch.events"], "matches_action", lambda a: ("matches", a), raising=False)
+    monkeypatch.setattr(sys.modules["launch.substitutions"], "LaunchConfiguration", LaunchConfiguration, raising=False)
+    return lambda name: runpy.run_path(str(LAUNCH / name))
+
+
+def started(functions: dict[str, Any], given: dict[str, str]) -> list[Recorded]:
+    """What `ros2 launch` would do, with the file's defaults and `given`."""
+    (entities,) = functions["generate_launch_description"]().args
+    defaults = {e.args[0]: e.kwargs["default_value"] for e in entities if type(e).__name__ == "DeclareLaunchArgument"}
+    assert set(given) <= set(defaults)
+    assert all(value is not None for name, value in (defaults | given).items()), "an argument without a value"
+    context = Context({name: str(value) for name, value in (defaults | given).items()})
+    (function,) = (e.kwargs["function"] for e in entities if type(e).__name__ == "OpaqueFunction")
+    return function(context)
+
+
+def of_type(entities: list[Recorded], name: str) -> list[Recorded]:
+    return [e for e in entities if type(e).__name__ == name]
+
+
+def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
+    given = {"policy": str(bundle), "output": str(tmp_path), "task": "push", "seed": "7"}
+    nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
+    policy = read_bundle(bundle).contract
+    wanted = describe_graph(
+        robot, policy, robot_source=robot.name, bundle=bundle, task="push", seed=7, bag=tmp_path / "bag"
+    )
+    assert [n.kwargs["executable"] for n in nodes] == [w.name for w in wanted]
+    for node, description in zip(nodes, wanted, strict=True):
+        assert (node.kwargs["package"], node.kwargs["namespace"]) == ("visuomotor", "/metaworld_sawyer")
+        assert node.kwargs["parameters"] == [{k: v for k, v in description.parameters.items() if v != []}]
+        assert node.kwargs["additional_env"] == description.env
+        assert type(node.kwargs["on_exit"][0]).__name__ == "Shutdown"
+
+
+@pytest.mark.parametrize(("activate", "waiting"), [("true", set()), ("false", {CONTROLLER, POLICY})])
+def test_all_are_configured_and_those_wanted_activated(launch, bundle, tmp_path, activate, waiting):
+    given = {"policy": str(bundle), "output": str(tmp_path), "activate": activate}
+    entities = started(launch("visuomotor.launch.py"), given)
+    names = {n.kwargs["name"] for n in of_type(entities, "LifecycleNode")}
+    events = [e.kwargs["event"].kwargs for e in of_type(entities, "EmitEvent")]
+    configured = {event["lifecycle_node_matcher"][1].kwargs["name"] for event in events}
+    activated = {
+        e.args[0].kwargs["target_lifecycle_node"].kwargs["name"] for e in of_type(entities, "RegisterEventHandler")
+    }
+    assert configured == names
+    assert activated == names - waiting
+
+
+def test_a_policy_of_another_robot_is_refused(launch, bundle, tmp_path):
+    robot = (Path(__file__).parents[2] / "robots" / "metaworld_sawyer.yaml").read_text()
+    other = tmp_path / "other.yaml"
+    other.write_text(robot.replace("name: metaworld_sawyer", "name: another"))
+    with pytest.raises(ContractMismatch, match="'metaworld_sawyer'"):
+        started(launch("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path), "robot": str(other)})
+
+
+def test_replay_gets_its_parameters_with_their_types(launch):
+    (node,) = started(launch("replay.launch.py"), {"bag": "/recorded/bag", "speed": "2"})
+    assert node.kwargs["executable"] == "replay_node"
+    assert node.kwargs["parameters"] == [{"bag": "/recorded/bag", "episode": 0, "speed": 2.0}]
+
+
+def test_launch_is_no_package():
+    assert not (LAUNCH / "__init__.py").exists()  # it would hide ROS's own `launch`

@@ -1,0 +1,263 @@
+"""Evaluation: the same episodes every time, the robot's own controller, honest figures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import pytest
+
+from contracts import ContractMismatch, PolicyContract, PolicyObservation, load_robot
+from episodes.dataset import Dataset
+from episodes.report import wilson_interval
+from execution.chunk import ActionChunk
+from execution.observation import Observation
+from sim import MetaWorldEnv
+from sim.evaluate import evaluate, evaluate_tasks, fitting_robot
+from sim.expert_runtime import ExpertRuntime
+from sim.replay import resimulate_episode
+from sim.results import as_json, write_json
+from sim.rollout import Rollout
+from sim.seeds import episode_seed, is_evaluation_seed
+
+OPEN = -1.0
+
+
+def _contract(observation_set="state", horizon=8, execute=4, history=1, **changes) -> PolicyContract:
+    robot = load_robot("metaworld_sawyer")
+    features = robot.observation_features(observation_set)
+    fields = {
+        "policy": "scripted",
+        "robot": robot.name,
+        "observation_set": observation_set,
+        "task": "anything",
+        "observations": tuple(PolicyObservation(feature=f, history=history) for f in features),
+        "action": robot.action_feature,
+        "action_period_s": robot.control_period_s,
+        "horizon": horizon,
+        "execute": execute,
+    }
+    return PolicyContract(**(fields | changes))
+
+
+@dataclass
+class Counting:
+    """Commands vx = 0.001 * the step that an action is meant for, so that what arrives shows which one it was."""
+
+    contract: PolicyContract
+    seen: list[Observation] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def start(self, seed: int) -> Counting:
+        self.seeds.append(seed)
+        return self
+
+    def act(self, observation: Observation) -> ActionChunk:
+        self.seen.append(observation)
+        period_ns = round(self.contract.action_period_s * 1e9)
+        first = round(observation.stamp_ns / period_ns)
+        actions = np.zeros((self.contract.horizon, 4))
+        actions[:, 0] = 0.001 * (first + np.arange(self.contract.horizon))
+        return ActionChunk(actions, observation.stamp_ns, period_ns, self.contract.action.names)
+
+
+def _applied(env: MetaWorldEnv, runtime: Counting, steps: int, latency_steps: int = 0) -> np.ndarray:
+    """vx of the applied actions, in units of 0.001 m/s."""
+    rollout = Rollout(env, runtime, seed=1, latency_steps=latency_steps, record=True)
+    for step in rollout.run():
+        if step == steps:
+            break
+    return np.round(rollout.episode().actions[:steps, 0] * 1e3)
+
+
+def test_each_action_is_applied_in_the_period_it_is_meant_for(world):
+    runtime = Counting(_contract(horizon=8, execute=4))
+    np.testing.assert_array_equal(_applied(world("push"), runtime, 40), np.arange(40))
+
+
+def test_the_policy_is_asked_again_when_execute_actions_are_over(world):
+    runtime = Counting(_contract(horizon=8, execute=5))
+    _applied(world("push"), runtime, 40)
+    assert [round(o.stamp_ns / 12_500_000) for o in runtime.seen] == list(range(0, 41, 5))[: len(runtime.seen)]
+    assert len(runtime.seen) in (8, 9)
+
+
+def test_with_latency_the_first_actions_of_a_chunk_are_lost_and_nothing_is_late(world):
+    runtime = Counting(_contract(horizon=8, execute=4))
+    applied = _applied(world("push"), runtime, 40, latency_steps=3)
+    np.testing.assert_array_equal(applied[:3], 0)
+    np.testing.assert_array_equal(applied[3:], np.arange(3, 40))
+
+
+def test_a_chunk_that_runs_out_makes_the_robot_hold(world):
+    runtime = Counting(_contract(horizon=4, execute=4))
+    applied = _applied(world("push"), runtime, 20, latency_steps=2)
+    expected = [step if step % 4 >= 2 else 0 for step in range(20)]
+    np.testing.assert_array_equal(applied, expected)
+
+
+def test_histories_are_a_period_apart_and_begin_with_the_first_observation(world):
+    env = world("push")
+    runtime = Counting(_contract(horizon=8, execute=3, history=3))
+    rollout = Rollout(env, runtime, seed=1, record=True)
+    for step in rollout.run():
+        if step == 12:
+            break
+    states = rollout.episode().observations["observation.state"]
+    for index, observation in enumerate(runtime.seen[:4]):
+        rows = [max(0, 3 * index - back) for back in (2, 1, 0)]
+        np.testing.assert_array_equal(observation.values["observation.state"], states[rows])
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_pictures_are_rendered_only_for_inference_and_are_the_same_ones(world, monkeypatch, history):
+    env = world("drawer-open", "image")
+    rendered = []
+    render = env.render_camera
+
+    def counting(*arguments):
+        rendered.append(arguments)
+        return render(*arguments)
+
+    monkeypatch.setattr(env, "render_camera", counting)
+    seen = []
+    for record in (True, False):
+        rendered.clear()
+        runtime = Counting(_contract("image", horizon=8, execute=5, history=history))
+        rollout = Rollout(env, runtime, seed=2, record=record)
+        for step in rollout.run():
+            if step == 14:
+                break
+        seen.append([o.values["observation.images.corner2"] for o in runtime.seen])
+    assert len(rendered) == 3 * history - (history - 1)
+    np.testing.assert_array_equal(seen[0], seen[1])
+
+
+def test_the_expert_solves_what_it_can_through_the_controller():
+    result = evaluate(partial(ExpertRuntime, "drawer-open"), "drawer-open", 5)
+    assert (result.successes, result.episodes, result.success_rate) == (5, 5, 1.0)
+    assert result.failed_seeds == []
+    assert all(is_evaluation_seed(seed) for seed in result.seeds)
+    assert 50 < result.steps_mean < 150
+    assert 0 < result.inference_ms["p50"] <= result.inference_ms["p99"]
+    assert result.stopped == {}
+
+
+def test_a_policy_that_does_nothing_fails_every_episode():
+    class Idle(Counting):
+        def act(self, observation):
+            chunk = super().act(observation)
+            return ActionChunk(np.zeros((8, 4)), chunk.start_ns, chunk.period_ns, chunk.names)
+
+    result = evaluate(lambda: Idle(_contract()), "push", 2)
+    assert (result.successes, result.steps_mean) == (0, 500)
+    assert result.failed_seeds == result.seeds
+    assert result.ci95[0] == 0.0
+    assert result.ci95[1] > 0.5
+
+
+def test_a_controller_that_gives_up_ends_the_episode_and_is_reported():
+    class Mute(Counting):
+        def act(self, observation):
+            chunk = super().act(observation)
+            return ActionChunk(chunk.actions, chunk.start_ns, chunk.period_ns * 2, chunk.names)
+
+    class MuteAfterAWhile(Mute):
+        def act(self, observation):
+            return Counting.act(self, observation) if len(self.seen) < 3 else Mute.act(self, observation)
+
+    result = evaluate(lambda: MuteAfterAWhile(_contract()), "push", 1)
+    assert result.successes == 0
+    assert result.steps_mean < 100
+    assert sum(result.stopped.values()) == 1
+
+
+def test_episodes_do_not_depend_on_the_number_of_workers(tmp_path):
+    results = []
+    for workers in (1, 2):
+        record = tmp_path / str(workers)
+        results.append(evaluate(partial(ExpertRuntime, "push"), "push", 5, 7, workers, record=record))
+    one, two = results
+    assert one.seeds == two.seeds == [episode_seed("eval", 7, i) for i in range(5)]
+    assert (one.successes, one.steps_mean) == (two.successes, two.steps_mean)
+    first, second = Dataset(tmp_path / "1"), Dataset(tmp_path / "2")
+    for index in range(5):
+        np.testing.assert_array_equal(first.episode(index).actions, second.episode(index).actions)
+        np.testing.assert_array_equal(
+            first.episode(index).observations["observation.state"],
+            second.episode(index).observations["observation.state"],
+        )
+    assert not resimulate_episode(first.episode(0), "state", tolerance=0.0).diverged
+
+
+def test_every_session_starts_from_the_seed_of_its_episode():
+    runtime = Counting(_contract())
+    result = evaluate(lambda: runtime, "reach", 3)
+    assert runtime.seeds == result.seeds
+
+
+def test_videos_are_written(tmp_path):
+    result = evaluate(partial(ExpertRuntime, "reach"), "reach", 4, video=tmp_path / "videos")
+    videos = sorted((tmp_path / "videos").iterdir())
+    assert [v.name for v in videos] == sorted(f"reach-{seed}.mp4" for seed in result.seeds[:3])
+    assert all(v.stat().st_size > 1000 for v in videos)
+
+
+def test_a_policy_for_another_robot_is_refused_with_every_difference():
+    contract = _contract(robot="somebody_else", action_period_s=0.02)
+    with pytest.raises(ContractMismatch, match="(?s)somebody_else.*20.000 ms"):
+        evaluate(lambda: Counting(contract), "push", 1)
+
+
+def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
+    feature = _contract("image").observations[1].feature
+    other = type(feature)(
+        key="observation.images.corner", shape=(64, 48, 3), dtype="uint8", names=("height", "width", "channel")
+    )
+    contract = _contract("image")
+    contract = _contract("image", observations=(contract.observations[0], PolicyObservation(feature=other)))
+    robot = fitting_robot(contract)
+    assert (robot.camera("corner").height, robot.camera("corner").width) == (64, 48)
+    result = evaluate(lambda: Counting(contract), "reach", 1)
+    assert result.episodes == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"episodes": 0}, "1 episode"), ({"latency_steps": -1}, "latency_steps -1"), ({"task": "raech"}, "reach")],
+)
+def test_impossible_requests_are_refused(arguments, message):
+    request = {"make_runtime": partial(ExpertRuntime, "reach"), "task": "reach", "episodes": 1} | arguments
+    with pytest.raises(ValueError, match=message):
+        evaluate(**request)
+
+
+@pytest.mark.parametrize(
+    ("successes", "episodes", "low", "high"),
+    [  # by hand from Wilson's formula, z = 1.959964
+        (8, 10, 0.490162, 0.943318),
+        (45, 50, 0.786398, 0.956524),
+        (0, 10, 0.0, 0.277533),
+        (10, 10, 0.722467, 1.0),
+        (1, 1, 0.206549, 1.0),
+    ],
+)
+def test_wilson_interval(successes, episodes, low, high):
+    assert wilson_interval(successes, episodes) == pytest.approx((low, high), abs=1e-5)
+
+
+def test_json_of_one_task_is_flat_and_of_several_has_rows(tmp_path):
+    runtime = partial(ExpertRuntime, "reach")
+    results = evaluate_tasks(runtime, ["reach", "push"], 2)
+    write_json(tmp_path / "deep" / "one.json", results[:1])
+    write_json(tmp_path / "several.json", results)
+    one = json.loads((tmp_path / "deep" / "one.json").read_text())
+    assert one["task"] == "reach"
+    assert {"task", "episodes", "successes", "success_rate", "ci95", "seconds_per_episode", "inference_ms"} <= set(one)
+    several = json.loads((tmp_path / "several.json").read_text())
+    assert [row["task"] for row in several["rows"]] == ["reach", "push"]
+    assert several["mean_success_rate"] == np.mean([row["success_rate"] for row in several["rows"]])
+    with pytest.raises(ValueError, match="no result"):
+        as_json([])

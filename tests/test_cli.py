@@ -1,0 +1,98 @@
+"""The command line, as a user meets it: it explains itself, works from end to end, and its errors are one message."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = {  # and an option whose meaning its help must tell
+    "collect": "--noise",
+    "train": "--resume",
+    "eval": "--latency-steps",
+    "export": "--output",
+    "run": "--stitching",
+    "replay": "--speed",
+    "convert": "--observations",
+    "repair": "Mend",
+}
+
+
+def visuomotor(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line and wait for it."""
+    return subprocess.run(
+        [sys.executable, "-m", "visuomotor", *map(str, arguments)], cwd=cwd, capture_output=True, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two demonstrations, collected by the command."""
+    path = tmp_path_factory.mktemp("cli") / "dataset"
+    done = visuomotor("collect", "drawer-open", "--episodes", 2, "--output", path)
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    arguments = [command, "diffusion"] if command == "train" else [command]
+    done = visuomotor(*arguments, "--help")
+    assert done.returncode == 0
+    assert COMMANDS[command] in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["collect", "open-sesame", "--output", "x"], "open-sesame"),
+        (["eval", "nowhere", "--task", "drawer-open"], "nowhere"),
+        (["export", "nowhere", "--output", "x"], "nowhere"),
+        (["run", "--robot", "hal9000", "--policy", "nowhere", "--task", "push", "--output", "x"], "hal9000"),
+        (["replay", "nowhere"], "nowhere"),
+        (["repair", "nowhere"], "nowhere"),
+        (["convert", "nowhere", "elsewhere"], "nowhere"),
+        (["train", "diffusion", "--dataset", "nowhere", "--output", "x"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_message_that_names_it(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    done = visuomotor(*arguments, cwd=tmp_path)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_collecting_again_adds_nothing(dataset: Path) -> None:
+    before = {p: p.read_bytes() for p in dataset.rglob("*.parquet")}
+    done = visuomotor("collect", "drawer-open", "--episodes", 2, "--output", dataset)
+    assert "2 demonstrations (0 tried now" in done.stdout
+    assert {p: p.read_bytes() for p in dataset.rglob("*.parquet")} == before
+
+
+def test_a_demonstration_replays_to_the_bit_and_on_video(dataset: Path, tmp_path: Path) -> None:
+    done = visuomotor(
+        "replay", dataset, "--episode", 1, "--video", tmp_path / "replay.mp4", "--json", tmp_path / "replay.json"
+    )
+    assert done.returncode == 0, done.stderr
+    verdict = json.loads((tmp_path / "replay.json").read_text())
+    assert not verdict["diverged"]
+    assert verdict["success"]
+    assert (tmp_path / "replay.mp4").stat().st_size > 10_000
+
+
+def test_an_episode_that_the_dataset_does_not_have_is_refused(dataset: Path) -> None:
+    done = visuomotor("replay", dataset, "--episode", 7)
+    assert done.returncode != 0
+    assert "0 to 1" in done.stderr
+
+
+def test_a_dataset_becomes_a_bag_and_a_dataset_again(dataset: Path, tmp_path: Path) -> None:
+    assert visuomotor("convert", dataset, tmp_path / "bag").returncode == 0
+    assert "all" in visuomotor("replay", tmp_path / "bag").stdout
+    done = visuomotor("convert", tmp_path / "bag", tmp_path / "again")
+    assert "2 episodes added" in done.stdout, done.stderr
+    assert visuomotor("replay", tmp_path / "again", "--episode", 1).returncode == 0

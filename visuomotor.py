@@ -1,0 +1,280 @@
+"""visuomotor: take a robot policy from MuJoCo to a robot.
+
+Collect demonstrations, train a policy, evaluate it, export it, run it on a robot (simulated or real) as ROS 2 nodes at
+control rate, and replay what happened. `visuomotor COMMAND --help` explains a command.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from policies.config import TrainingConfig
+from policies.diffusion.config import DiffusionConfig
+
+app = tyro.extras.SubcommandApp()
+train_app = tyro.extras.SubcommandApp()
+app.command(train_app, name="train", help="Train a policy on a dataset; the checkpoint is kept up to date as it goes.")
+
+DIFFUSION = DiffusionConfig()
+TRAINING = TrainingConfig()
+
+
+@app.command
+def collect(
+    tasks: tyro.conf.Positional[tuple[str, ...]],
+    /,
+    output: Path,
+    episodes: int = 50,
+    observations: Literal["state", "image"] = "state",
+    cameras: tuple[str, ...] = (),
+    image_size: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    noise: float = 0.0,
+    keep_failures: bool = False,
+) -> int:
+    """Let the scripted expert demonstrate tasks; stopped half-way, the same command continues.
+
+    Args:
+        tasks: Meta-World tasks, such as `drawer-open push`.
+        output: the dataset (LeRobotDataset v3); made, or added to.
+        episodes: successful demonstrations of each task.
+        observations: what is recorded: `state` shows objects and the goal, `image` pictures and the end effector only.
+        cameras: of `image`; the robot contract's own if none is named.
+        image_size: height and width of the pictures, in pixels; the contract's own if not given.
+        seed: of the run.
+        workers: processes.
+        noise: added to what is executed, not to what is learned (DART), as a fraction of the full command.
+        keep_failures: keep failed attempts too.
+    """
+    from sim.collect import collect as collect_demonstrations
+
+    size = None if image_size is None else (image_size, image_size)
+    results = collect_demonstrations(
+        tasks,
+        episodes,
+        output,
+        observations,
+        seed,
+        workers,
+        keep_failures,
+        noise,
+        cameras=cameras or None,
+        image_size=size,
+    )
+    for result in results:
+        print(
+            f"{result.task}: {result.episodes} demonstrations ({result.attempts} tried now, {result.failures} failed)"
+        )
+    return 0
+
+
+@train_app.command(name="diffusion")
+def train_diffusion(
+    dataset: Path,
+    output: Path,
+    policy: tyro.conf.OmitArgPrefixes[DiffusionConfig] = DIFFUSION,
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = TRAINING,
+    resume: bool = False,
+) -> int:
+    """Diffusion Policy: a conditional 1-D UNet that denoises action chunks (arXiv 2303.04137).
+
+    On several devices or machines: `accelerate launch -m visuomotor train diffusion ...`.
+
+    Args:
+        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`).
+        output: the checkpoint, its state and TensorBoard's log.
+        policy: the network and its sampling.
+        training: the optimiser.
+        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+    """
+    return _train("diffusion", dataset, output, policy, training, resume)
+
+
+@app.command(name="eval")
+def evaluate(
+    policy: tyro.conf.Positional[Path],
+    /,
+    task: tuple[str, ...],
+    episodes: int = 50,
+    seed: int = 0,
+    json: Path | None = None,
+    video: Path | None = None,
+    record: Path | None = None,
+    workers: int = 1,
+    latency_steps: int = 0,
+    backend: Literal["openvino", "onnxruntime"] = "openvino",
+) -> int:
+    """How often does a policy solve a task? In lock step with the simulator, through the robot's own controller.
+
+    Args:
+        policy: an exported bundle, or a checkpoint (then run by PyTorch).
+        task: one or several.
+        episodes: of each task, on seeds that no demonstration has.
+        seed: of the run; the same seed gives the same episodes, whatever the number of workers.
+        json: write the result here.
+        video: write the first episodes of each task as MP4 into this folder.
+        record: add every episode to a dataset here.
+        workers: processes.
+        latency_steps: model an inference that takes so many control periods.
+        backend: that runs a bundle.
+    """
+    from policies.loading import load_runtime
+    from sim.evaluate import evaluate_tasks
+    from sim.results import show, write_json
+
+    make_runtime = partial(load_runtime, policy, backend)
+    results = evaluate_tasks(make_runtime, task, episodes, seed, workers, latency_steps, video, record, progress=True)
+    show(results)
+    if json is not None:
+        write_json(json, results)
+    return 0
+
+
+@app.command
+def export(checkpoint: tyro.conf.Positional[Path], /, output: Path) -> int:
+    """Make a bundle of a checkpoint: graphs, contracts and sampler, which run without torch.
+
+    Args:
+        checkpoint: a trained policy.
+        output: the bundle's folder.
+    """
+    from policies.export import export as export_checkpoint
+
+    print(f"bundle: {export_checkpoint(checkpoint, output)}")
+    return 0
+
+
+@app.command
+def run(
+    robot: str,
+    policy: Path,
+    task: str,
+    output: Path,
+    episodes: int = 1,
+    seed: int = 0,
+    steps: int = 500,
+    json: Path | None = None,
+    cameras: tuple[str, ...] = (),
+    backend: Literal["openvino", "onnxruntime"] = "openvino",
+    stitching: Literal["latest", "ensemble"] = "latest",
+) -> int:
+    """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, recorded.
+
+    This is not functional safety: a real robot needs a hardware emergency stop within reach. Ctrl-C stops the robot
+    first and then the nodes. Exit code 1: a node refused; 3: a node died; 130: stopped by you.
+
+    Args:
+        robot: name of a contract that comes with the project, or the path of your own.
+        policy: an exported bundle.
+        task: what the simulated body is set up for.
+        output: the recording (`bag/`) and the nodes' logs (`nodes/`) go here.
+        episodes: how many.
+        seed: as of `visuomotor eval`: the same episodes.
+        steps: an episode ends without success after so many control periods; Meta-World's own limit is 500.
+        json: write the run's figures here.
+        cameras: recorded besides those that the policy sees.
+        backend: inference engine.
+        stitching: how overlapping chunks are joined.
+    """
+    from ros_nodes.supervisor import RunOptions, run_robot
+
+    return run_robot(
+        RunOptions(
+            robot=robot, policy=policy, task=task, episodes=episodes, seed=seed, steps=steps, output=output, json=json,
+            cameras=cameras, backend=backend, stitching=stitching,
+        )
+    )  # fmt: skip
+
+
+@app.command
+def replay(
+    recording: tyro.conf.Positional[Path],
+    /,
+    episode: int = 0,
+    video: Path | None = None,
+    camera: str | None = None,
+    topics: bool = False,
+    speed: float = 1.0,
+    json: Path | None = None,
+) -> int:
+    """Live an episode again: simulate it from its initial state and actions, and say whether it happens again.
+
+    Args:
+        recording: a bag or a dataset.
+        episode: its number, from 0.
+        video: also render it to this MP4.
+        camera: that the video is taken from; the robot contract's first if not named.
+        topics: publish a bag's messages on their topics in real time instead; nothing is simulated.
+        speed: of `topics`: 2 is twice as fast.
+        json: write the verdict here.
+    """
+    if topics:
+        from ros_nodes.replay_node import replay_topics
+
+        return replay_topics(recording, episode, speed)
+    from episodes.opening import open_episode
+    from sim.replay import replay_recorded
+
+    verdict = replay_recorded(open_episode(recording, episode), video, camera)
+    print(verdict)
+    if json is not None:
+        verdict.write(json)
+    return 1 if verdict.diverged else 0
+
+
+@app.command
+def convert(
+    source: tyro.conf.Positional[Path], target: tyro.conf.Positional[Path], /, observations: str | None = None
+) -> int:
+    """Make training data of a recording (bag -> dataset), or a recording of a dataset (dataset -> bag).
+
+    Args:
+        source: a bag or a dataset.
+        target: what is made; a dataset is added to.
+        observations: the observation set of the dataset; by default what the recorded policy saw.
+    """
+    from episodes.opening import convert as convert_recording
+
+    print(convert_recording(source, target, observations))
+    return 0
+
+
+@app.command
+def repair(bag: tyro.conf.Positional[Path], /) -> int:
+    """Mend a recording whose recorder was killed; the damaged file is kept beside it.
+
+    Args:
+        bag: the recording's folder.
+    """
+    from episodes.repair import repair as repair_bag
+
+    print(repair_bag(bag))
+    return 0
+
+
+def _train(
+    family: str, dataset: Path, output: Path, policy: DiffusionConfig, training: TrainingConfig, resume: bool
+) -> int:
+    from policies.train import train_policy
+
+    result = train_policy(family, dataset, output, policy, training, resume)
+    print(f"{result.steps} steps in {result.elapsed_s:.0f} s, loss {result.loss:.4f}; checkpoint: {result.checkpoint}")
+    return 130 if result.interrupted else 0
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one message, not a stack trace."""
+    try:
+        sys.exit(app.cli(prog="visuomotor", description=__doc__))
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"visuomotor: {error}")
+
+
+if __name__ == "__main__":
+    main()
