@@ -13,7 +13,8 @@ from typing import Literal
 
 import tyro
 
-from policies.config import TrainingConfig
+from policies.carp.config import CarpConfig
+from policies.config import PolicyConfig, TrainingConfig
 from policies.diffusion.config import DiffusionConfig
 
 app = tyro.extras.SubcommandApp()
@@ -22,6 +23,8 @@ app.command(train_app, name="train", help="Train a policy on a dataset; the chec
 
 DIFFUSION = DiffusionConfig()
 TRAINING = TrainingConfig()
+CARP = CarpConfig()
+CARP_TRAINING = TrainingConfig(steps=4000, batch_size=64, adam_betas=(0.9, 0.95), weight_decay=0.05, precision="fp32")
 
 
 @app.command
@@ -96,6 +99,28 @@ def train_diffusion(
     return _train("diffusion", dataset, output, policy, training, resume)
 
 
+@train_app.command(name="carp")
+def train_carp(
+    dataset: Path,
+    output: Path,
+    policy: tyro.conf.OmitArgPrefixes[CarpConfig] = CARP,
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = CARP_TRAINING,
+    resume: bool = False,
+) -> int:
+    """CARP: tokenise action chunks at several time scales, predict the tokens coarse to fine (arXiv 2412.06782).
+
+    Two stages: the tokeniser (its state is in the folder `tokenizer` of the checkpoint), then the transformer.
+
+    Args:
+        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`); of one task or of several.
+        output: the checkpoint, its state and TensorBoard's log.
+        policy: the network and the choice of tokens.
+        training: the optimiser, of the second stage.
+        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+    """
+    return _train("carp", dataset, output, policy, training, resume)
+
+
 @app.command(name="eval")
 def evaluate(
     policy: tyro.conf.Positional[Path],
@@ -109,6 +134,9 @@ def evaluate(
     workers: int = 1,
     latency_steps: int = 0,
     backend: Literal["openvino", "onnxruntime"] = "openvino",
+    stitching: Literal["latest", "ensemble", "prefix"] = "latest",
+    prefix: int = 4,
+    execute: int | None = None,
 ) -> int:
     """How often does a policy solve a task? In lock step with the simulator, through the robot's own controller.
 
@@ -123,13 +151,19 @@ def evaluate(
         workers: processes.
         latency_steps: model an inference that takes so many control periods.
         backend: that runs a bundle.
+        stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
+        prefix: actions that it repeats of the one before, with `--stitching prefix`.
+        execute: actions carried out before the policy looks again; as it was trained for if not given.
     """
     from policies.loading import load_runtime
     from sim.evaluate import evaluate_tasks
     from sim.results import show, write_json
 
-    make_runtime = partial(load_runtime, policy, backend)
-    results = evaluate_tasks(make_runtime, task, episodes, seed, workers, latency_steps, video, record, progress=True)
+    make_runtime = partial(load_runtime, policy, backend, execute=execute)
+    results = evaluate_tasks(
+        make_runtime, task, episodes, seed, workers, latency_steps, video, record, progress=True, stitching=stitching,
+        prefix=prefix,
+    )  # fmt: skip
     show(results)
     if json is not None:
         write_json(json, results)
@@ -162,7 +196,9 @@ def run(
     json: Path | None = None,
     cameras: tuple[str, ...] = (),
     backend: Literal["openvino", "onnxruntime"] = "openvino",
-    stitching: Literal["latest", "ensemble"] = "latest",
+    stitching: Literal["latest", "ensemble", "prefix"] = "latest",
+    prefix: int = 4,
+    instruction: str | None = None,
 ) -> int:
     """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, recorded.
 
@@ -180,14 +216,16 @@ def run(
         json: write the run's figures here.
         cameras: recorded besides those that the policy sees.
         backend: inference engine.
-        stitching: how overlapping chunks are joined.
+        stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
+        prefix: actions that it repeats of the one before, with `--stitching prefix`.
+        instruction: what a policy of several tasks is asked to do; by default what the task says.
     """
     from ros_nodes.supervisor import RunOptions, run_robot
 
     return run_robot(
         RunOptions(
             robot=robot, policy=policy, task=task, episodes=episodes, seed=seed, steps=steps, output=output, json=json,
-            cameras=cameras, backend=backend, stitching=stitching,
+            cameras=cameras, backend=backend, stitching=stitching, prefix=prefix, instruction=instruction,
         )
     )  # fmt: skip
 
@@ -258,8 +296,41 @@ def repair(bag: tyro.conf.Positional[Path], /) -> int:
     return 0
 
 
+bench_app = tyro.extras.SubcommandApp()
+app.command(bench_app, name="bench", help="Measure on this machine what the project's tables are made of.")
+
+
+@bench_app.command(name="latency")
+def bench_latency(
+    policies: tyro.conf.Positional[tuple[Path, ...]] = (),
+    /,
+    json: Path | None = None,
+    calls: int = 500,
+    threads: int = 1,
+) -> int:
+    """How long does a policy take from an observation to an action chunk, and how far is that from the floor?
+
+    Measures Diffusion Policy and CARP of known sizes, made on the fly with random weights, in OpenVINO, ONNX Runtime
+    and PyTorch, taking turns; no training is needed. About three minutes.
+
+    Args:
+        policies: bundles (or checkpoints, which are exported first) to measure beside them.
+        json: write the rows here.
+        calls: of each policy and engine; the 99th percentile needs a few hundred.
+        threads: CPU threads of each engine. 1 is what leaves the rest of the robot its cores.
+    """
+    from benchmarks.latency import bench_latency as measure
+    from benchmarks.latency import show, write_json
+
+    result = measure(policies, calls, threads)
+    show(result)
+    if json is not None:
+        write_json(json, result)
+    return 0
+
+
 def _train(
-    family: str, dataset: Path, output: Path, policy: DiffusionConfig, training: TrainingConfig, resume: bool
+    family: str, dataset: Path, output: Path, policy: PolicyConfig, training: TrainingConfig, resume: bool
 ) -> int:
     from policies.train import train_policy
 

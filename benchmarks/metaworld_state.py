@@ -12,19 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.commands import visuomotor
+from benchmarks.runs import DEMONSTRATIONS, PolicyRun, train_all
 from episodes.report import hardware
 
 TASKS = ("drawer-open", "button-press-topdown", "push", "pick-place", "assembly")
-DEMONSTRATIONS = 50
+TRAINING_STEPS = 6000
 
 
 def main() -> None:
@@ -34,13 +33,18 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--episodes", type=int, default=50, help="unseen seeds a task")
     parser.add_argument("--seed", type=int, default=0, help="of the evaluation")
-    parser.add_argument("--steps", type=int, default=6000, help="training steps a policy")
+    parser.add_argument("--steps", type=int, default=TRAINING_STEPS, help="training steps a policy")
     parser.add_argument("--skip-ros", action="store_true", help="lock-step evaluation only")
     options = parser.parse_args()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda task: _train(options.output / task, task, options.steps), options.tasks))
-    for task in options.tasks:
-        _evaluate(options.output / task, task, options.episodes, options.seed, not options.skip_ros)
+    runs = [
+        PolicyRun(folder, "diffusion", (folder.name,), folder / "dataset", training=("--steps", options.steps))
+        for folder in (options.output / task for task in options.tasks)
+    ]
+    train_all(runs)
+    for run in runs:
+        run.evaluate(options.episodes, options.seed)
+        if not options.skip_ros:
+            _run_through_ros(run, options.episodes, options.seed)
     rows = [_row(options.output / task) for task in options.tasks]
     result = {
         "rows": rows,
@@ -52,30 +56,14 @@ def main() -> None:
     _show(result)
 
 
-def _train(folder: Path, task: str, steps: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / "bundle").exists():
-        return
-    visuomotor(
-        "collect", task, "--episodes", DEMONSTRATIONS, "--output", folder / "dataset", log=folder / "collect.log"
-    )
-    visuomotor(
-        "train", "diffusion", "--dataset", folder / "dataset", "--output", folder / "checkpoint", "--resume",
-        "--steps", steps, threads=1, log=folder / "train.log",
-    )  # fmt: skip
-    visuomotor("export", folder / "checkpoint", "--output", folder / "bundle", log=folder / "export.log")
-
-
-def _evaluate(folder: Path, task: str, episodes: int, seed: int, ros: bool) -> None:
-    common = ("--task", task, "--episodes", episodes, "--seed", seed)
-    if not (folder / "eval.json").exists():
-        cores = os.cpu_count() or 1
-        visuomotor("eval", folder / "bundle", *common, "--workers", cores, "--json", folder / "eval.json")
-    if ros and not (folder / "run.json").exists():
-        shutil.rmtree(folder / "ros", ignore_errors=True)
+def _run_through_ros(run: PolicyRun, episodes: int, seed: int) -> None:
+    """The same seeds in real time; kept once done."""
+    result = run.folder / "run.json"
+    if not result.exists():
+        shutil.rmtree(run.folder / "ros", ignore_errors=True)
         visuomotor(
-            "run", "--robot", "metaworld_sawyer", "--policy", folder / "bundle", *common, "--output", folder / "ros",
-            "--json", folder / "run.json",
+            "run", "--robot", "metaworld_sawyer", "--policy", run.bundle, "--task", run.folder.name,
+            "--episodes", episodes, "--seed", seed, "--output", run.folder / "ros", "--json", result,
         )  # fmt: skip
 
 

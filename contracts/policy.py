@@ -49,6 +49,11 @@ class PolicyContract(Contract, frozen=True, kw_only=True):
         require(0 < self.action_period_s <= 10, f"action_period_s {self.action_period_s} is not within (0, 10]")
         require(1 <= self.execute <= self.horizon <= 10_000, "need 1 <= execute <= horizon <= 10000")
 
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """The tasks that it was trained to do, each as text."""
+        return tuple(self.task.splitlines()) or ("",)
+
     def observation(self, key: str) -> PolicyObservation:
         """The observation of that key. Raises KeyError."""
         for observation in self.observations:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from execution.chunk import ActionChunk
 
 MAX_CHUNKS = 256  # more overlapping chunks than this are never useful; the oldest is forgotten
+PREFIX_ACTIONS = 4
+"""That a chunk repeats of the one before it unless a user says otherwise: 50 ms at 80 Hz."""
 
 
 class Stitching(Protocol):
@@ -87,6 +90,36 @@ class TemporalEnsemble:
     def clear(self) -> None:
         """Forget every chunk."""
         self._chunks.clear()
+
+
+KINDS: dict[str, Callable[[], Stitching]] = {"latest": LatestChunk, "ensemble": TemporalEnsemble}
+PREFIX = "prefix"  # the latest chunk too, but the policy makes it begin as the chunk before goes on
+
+
+def make_stitching(name: str) -> Stitching:
+    """A new stitching of the controller, by its name. Raises ValueError: there is none of that name."""
+    if name not in KINDS:
+        raise ValueError(f"stitching: there is {' and '.join(KINDS)}, not {name!r}")
+    return KINDS[name]()
+
+
+def split_stitching(name: str, prefix: int = PREFIX_ACTIONS) -> tuple[str, int]:
+    """What a user's choice means for the two sides: the controller's stitching, and the prefix of the policy's session.
+
+    Args:
+        name: `latest`, `ensemble` or `prefix`.
+        prefix: actions that a chunk repeats of the one before it; counts for the stitching `prefix` only.
+
+    Raises:
+        ValueError: there is no such stitching, or the prefix would be none.
+    """
+    if name in KINDS:
+        return name, 0
+    if name != PREFIX:
+        raise ValueError(f"stitching: there is {', '.join(KINDS)} and {PREFIX}, not {name!r}")
+    if prefix < 1:
+        raise ValueError(f"stitching {PREFIX} needs a prefix of at least 1 action, not {prefix}")
+    return "latest", prefix
 
 
 def _append(chunks: deque[ActionChunk], chunk: ActionChunk) -> bool:

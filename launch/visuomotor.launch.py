@@ -27,7 +27,9 @@ from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
 from contracts import check_compatible, load_robot
+from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
+from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import CONTROLLER, POLICY, TRANSPORTS, NodeProcess, describe_graph
 
 ARGUMENTS = {
@@ -37,7 +39,9 @@ ARGUMENTS = {
     "seed": ("1", "of the simulated body and of the policy's session"),
     "output": (None, "directory of the recording: <output>/bag"),
     "backend": ("openvino", "inference engine: openvino or onnxruntime"),
-    "stitching": ("latest", "how chunks are joined: latest or ensemble"),
+    "stitching": ("latest", "how chunks are joined: latest, ensemble or prefix"),
+    "prefix": (str(PREFIX_ACTIONS), "actions of the chunk before that a chunk repeats, with the stitching prefix"),
+    "instruction": ("", "what the policy is asked to do; if empty, what the task says"),
     "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
 }
 
@@ -52,15 +56,18 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The nodes, once the arguments are known. Raises ContractMismatch before anything starts."""
+    """The nodes, once the arguments are known. Raises ContractMismatch or ValueError before anything starts."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     robot = load_robot(given["robot"])
     bundle = Path(given["policy"]).resolve()
-    policy = read_bundle(bundle).contract
-    check_compatible(policy, robot)
+    files = read_bundle(bundle)
+    check_compatible(files.contract, robot)
+    instruction = choose_instruction(robot, given["task"], given["instruction"])
+    prefix = int(given["prefix"])
+    check_start(files, instruction, split_stitching(given["stitching"], prefix)[1])
     nodes = describe_graph(
         robot,
-        policy,
+        files.contract,
         robot_source=str(Path(given["robot"]).resolve()) if Path(given["robot"]).suffix else given["robot"],
         bundle=bundle,
         task=given["task"],
@@ -68,6 +75,8 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         bag=Path(given["output"]).resolve() / "bag",
         backend=given["backend"],
         stitching=given["stitching"],
+        prefix=prefix,
+        instruction=instruction,
     )
     transports = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
     actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from contracts import PolicyContract, PolicyObservation, RobotContract
-from policies.config import PolicyConfig
+from policies.config import PolicyConfig, TrainingConfig
+from policies.runtime.graphs import observation_types
 from policies.runtime.sampler import Sampler
 
-Batch = dict[str, Tensor]  # observation key -> [batch, history, ...]; "action" -> [batch, horizon, action_dim]
+# observation key -> [batch, history, ...]; "action" -> [batch, horizon, action_dim]; "task" -> int64 [batch]
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,23 @@ class Graph:
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training of a policy, with an optimiser of its own.
+
+    Attributes:
+        name: the folder of its state within the checkpoint; empty for the last stage, which makes the checkpoint.
+        module: what is trained: `module(batch, generator)` gives what `Policy.loss` does.
+        training: how.
+        observes: False if it learns from actions alone, so that no observation need be read.
+    """
+
+    name: str
+    module: nn.Module
+    training: TrainingConfig
+    observes: bool = True
 
 
 class Policy(nn.Module, ABC):
@@ -49,6 +68,10 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the ranges of the dataset: key -> {"min": ..., "max": ...}."""
+
+    def stages(self, training: TrainingConfig) -> Iterator[Stage]:
+        """How it is trained: stage after stage, each with the averaged weights of those before."""
+        yield Stage("", self, training)
 
     @abstractmethod
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,8 +112,6 @@ def make_contract(
 
 
 def example_observations(contract: PolicyContract) -> dict[str, Tensor]:
-    """Zeros of the right shape and dtype for every observation, batch 1."""
-    return {
-        o.feature.key: torch.zeros((1, o.history, *o.feature.shape), dtype=getattr(torch, o.feature.dtype))
-        for o in contract.observations
-    }
+    """Zeros of the right shape and dtype for every observation, batch 1; of several tasks also for `task`."""
+    types = observation_types(contract)
+    return {key: torch.zeros(kind.shape, dtype=getattr(torch, kind.dtype)) for key, kind in types.items()}

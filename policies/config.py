@@ -34,6 +34,7 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
         final_learning_rate: at the last step. The averaged weights need no 0 here.
         warmup_steps: over which the learning rate rises from 0.
         weight_decay: of AdamW.
+        adam_betas: of AdamW.
         gradient_clip: largest norm of the gradient.
         ema_power: the averaged weights keep 1 - (1 + step)^-ema_power of themselves in each step,
         ema_max_decay: and at most this.
@@ -49,6 +50,7 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
     final_learning_rate: float = 0.0
     warmup_steps: int = 100
     weight_decay: float = 1e-6
+    adam_betas: tuple[float, float] = (0.95, 0.999)
     gradient_clip: float = 1.0
     ema_power: float = 0.75
     ema_max_decay: float = 0.9999
@@ -63,6 +65,7 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
         require(self.learning_rate > 0 and self.gradient_clip > 0, "learning_rate and gradient_clip must be positive")
         require(0 <= self.final_learning_rate <= self.learning_rate, "final_learning_rate must be within learning_rate")
         require(self.warmup_steps >= 0 and self.weight_decay >= 0, "warmup_steps and weight_decay cannot be negative")
+        require(all(0 <= beta < 1 for beta in self.adam_betas), f"adam_betas {self.adam_betas} must lie within [0, 1)")
         require(self.ema_power > 0, "ema_power must be positive")
         require(0 <= self.ema_max_decay < 1, "ema_max_decay must be within [0, 1)")
         require(self.seed >= 0, "seed cannot be negative")

@@ -24,6 +24,12 @@ class ExponentialMovingAverage:
         live = [p.detach() for _, p in module.named_parameters()]
         torch._foreach_lerp_(list(self.shadow.values()), live, 1 - self.decay(step))
 
+    @torch.no_grad()
+    def copy_to(self, module: nn.Module) -> None:
+        """Give `module` the averaged weights."""
+        for name, parameter in module.named_parameters():
+            parameter.copy_(self.shadow[name])
+
     def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """The averaged weights, with the buffers (normalisation) of `module`."""
         return {name: self.shadow.get(name, value.detach()) for name, value in module.state_dict().items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from contracts import PolicyObservation
+from contracts import PolicyContract
 from policies.normalization import OBSERVATION_LIMIT, MinMaxNormalizer, normalize_image
+from policies.runtime.graphs import TASK
 
 GROUPS = 8
 
@@ -86,15 +87,22 @@ class ImageEncoder(nn.Module):
 class ObservationEncoder(nn.Module):
     """All observations of a policy to one vector.
 
-    States are normalised and stand next to each other, oldest first; each camera has its own network.
+    States are normalised and stand next to each other, oldest first; each camera has its own network. A policy of
+    several tasks is told which one: a one-hot vector at the end.
+
+    Attributes:
+        keys: of a batch, in the order in which `forward` takes them.
+        output_dim: length of the condition.
     """
 
-    def __init__(self, observations: Sequence[PolicyObservation], image_width: int, keypoints: int) -> None:
+    def __init__(self, contract: PolicyContract, image_width: int, keypoints: int) -> None:
         super().__init__()
-        self.keys = tuple(o.feature.key for o in observations)
+        self.observed = tuple(o.feature.key for o in contract.observations)
+        self.tasks = len(contract.instructions) if len(contract.instructions) > 1 else 0
+        self.keys = (*self.observed, TASK) if self.tasks else self.observed
         self.encoders = nn.ModuleDict()
-        self.output_dim = 0
-        for observation in observations:
+        self.output_dim = self.tasks
+        for observation in contract.observations:
             feature = observation.feature
             encoder: ImageEncoder | MinMaxNormalizer
             if feature.is_image:
@@ -107,15 +115,21 @@ class ObservationEncoder(nn.Module):
 
     def fit(self, statistics: Mapping[str, Mapping]) -> None:
         """Take the ranges of all states. Raises ValueError like `MinMaxNormalizer.fit`."""
-        for key in self.keys:
+        for key in self.observed:
             encoder = self.encoders[_module_name(key)]
             if isinstance(encoder, MinMaxNormalizer):
                 encoder.fit(statistics[key])
 
     def forward(self, *values: Tensor) -> Tensor:
-        """One [batch, history, *feature shape] an observation, in the contract's order, to [batch, output_dim]."""
+        """One [batch, history, *feature shape] an observation, in the contract's order, to [batch, output_dim].
+
+        Of several tasks, the last value is the index of the instruction, int64 [batch].
+        """
         encoded = []
         for key, value in zip(self.keys, values, strict=True):
+            if key == TASK:
+                encoded.append(nn.functional.one_hot(value, self.tasks).to(torch.float32))
+                continue
             flat = self.encoders[_module_name(key)](value.flatten(0, 1))
             encoded.append(flat.unflatten(0, value.shape[:2]).flatten(1))
         return torch.cat(encoded, dim=-1)

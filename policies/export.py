@@ -33,7 +33,7 @@ def export(checkpoint: Path | str, output: Path | str) -> Path:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     for name, graph in policy.graphs().items():
-        _write_graph(graph, work / f"{name}.onnx")
+        write_graph(graph, work / f"{name}.onnx")
     (work / CONTRACT_FILE).write_text(config.contract.to_json() + "\n", encoding="utf-8")
     (work / ROBOT_FILE).write_text(config.robot.to_json() + "\n", encoding="utf-8")
     (work / SAMPLER_FILE).write_text(policy.sampler().to_json() + "\n", encoding="utf-8")
@@ -47,7 +47,7 @@ def export(checkpoint: Path | str, output: Path | str) -> Path:
     return output
 
 
-def _write_graph(graph: Graph, path: Path) -> None:
+def write_graph(graph: Graph, path: Path) -> None:
     """Trace a function to ONNX, its weights inside the file."""
     names = list(graph.inputs)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not there ...

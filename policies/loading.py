@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from policies.runtime import BundleError, Runtime
 from policies.runtime.backends import Backend
 from policies.runtime.bundle import is_bundle
 
 
-def load_runtime(path: Path | str, backend: Backend = "openvino", threads: int = 1) -> Runtime:
+def load_runtime(
+    path: Path | str, backend: Backend = "openvino", threads: int = 1, execute: int | None = None
+) -> Runtime:
     """A bundle, run by `backend`; or a checkpoint, run by PyTorch, which is imported only then.
 
+    `execute`: actions carried out before the policy looks again; None: as its contract says.
+
     Raises:
+        ValueError: `execute` is not within the horizon.
         BundleError: `path` is neither, or a bundle that cannot be used.
         CheckpointError: a checkpoint that cannot be used.
     """
     path = Path(path)
     if is_bundle(path):
-        return Runtime.load(path, backend=backend, threads=threads)
-    if (path / "model.safetensors").is_file():
+        runtime = Runtime.load(path, backend=backend, threads=threads)
+    elif (path / "model.safetensors").is_file():
         from policies.torch_runtime import torch_runtime
 
-        return torch_runtime(path, threads)
-    raise BundleError(f"{path} is neither a bundle (manifest.json) nor a checkpoint (model.safetensors)")
+        runtime = torch_runtime(path, threads)
+    else:
+        raise BundleError(f"{path} is neither a bundle (manifest.json) nor a checkpoint (model.safetensors)")
+    if execute is not None:
+        runtime.contract = msgspec.structs.replace(runtime.contract, execute=execute)
+    return runtime

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from policies.base import Policy
+from policies.carp.policy import CarpPolicy
 from policies.diffusion.policy import DiffusionPolicy
 
-FAMILIES: dict[str, type[Policy]] = {DiffusionPolicy.family: DiffusionPolicy}
+FAMILIES: dict[str, type[Policy]] = {kind.family: kind for kind in (CarpPolicy, DiffusionPolicy)}
 
 
 def policy_type(family: str) -> type[Policy]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,25 @@ def train_policy(
         robot=source.robot,
         training={"config": training.to_dict(), "data": _description(windows)},
     )
-    continuing = _prepare(output, config, resume)
+    _prepare(output, config, resume)
     torch.manual_seed(training.seed)
     network = kind(policy, contract)
     network.fit_normalization(windows.statistics())
-    trainer = Trainer(network, windows, training, output, progress_bar)
-    if trainer.accelerator.is_main_process:
-        write_config(output, config)
-    if continuing:
-        trainer.resume()
-    return trainer.run()
+    elapsed_s = 0.0
+    for stage in network.stages(training):
+        folder = output / stage.name
+        folder.mkdir(exist_ok=True)
+        trainer = Trainer(stage, windows, folder, progress_bar)
+        if trainer.accelerator.is_main_process:
+            write_config(output, config)
+        if (folder / STATE_FILE).exists():
+            trainer.resume()
+        result = trainer.run()
+        elapsed_s += result.elapsed_s
+        if result.interrupted:
+            break
+        trainer.average.copy_to(trainer.policy)
+    return dataclasses.replace(result, checkpoint=output, elapsed_s=elapsed_s)
 
 
 def _description(windows: Windows) -> dict[str, Any]:
@@ -75,18 +85,17 @@ def _description(windows: Windows) -> dict[str, Any]:
     return {"episodes": len(windows.starts), "frames": len(windows), "tasks": list(windows.arrays.tasks)}
 
 
-def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> bool:
-    """Make the directory; True if it holds a state to go on from. Raises CheckpointError."""
+def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> None:
+    """Make the directory, or see that the run in it is this one. Raises CheckpointError."""
     output.mkdir(parents=True, exist_ok=True)
-    if not (output / STATE_FILE).exists():
-        return False
+    if not any(output.rglob(STATE_FILE)):
+        return
     if not resume:
         raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
     changed = _changes(_comparable(load_config(output)), _comparable(config))
     if changed:
         listed = "\n".join(f"  - {change}" for change in changed)
         raise CheckpointError(f"{output / CONFIG_FILE}: this run was started differently:\n{listed}")
-    return True
 
 
 def _comparable(config: CheckpointConfig) -> dict[str, Any]:

@@ -17,15 +17,13 @@ from accelerate import Accelerator
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from policies.base import Policy
+from policies.base import Stage
 from policies.checkpoint import WEIGHTS_FILE, write_tensors
-from policies.config import TrainingConfig
 from policies.ema import ExponentialMovingAverage
-from policies.training_state import Progress, load_state, save_state
+from policies.training_state import Progress, load_state, save_state, trained_parameters
 from policies.windows import Windows, sample_indices, step_generator
 
 LOG_EVERY = 20  # steps
-BETAS = (0.95, 0.999)  # of AdamW, as in Diffusion Policy
 
 
 class TrainingDiverged(ValueError):
@@ -52,23 +50,24 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains a policy and keeps its checkpoint in `output` up to date."""
+    """Trains one stage of a policy and keeps its weights and its state in `output` up to date."""
 
-    def __init__(
-        self, policy: Policy, windows: Windows, config: TrainingConfig, output: Path, progress_bar: bool = True
-    ) -> None:
+    def __init__(self, stage: Stage, windows: Windows, output: Path, progress_bar: bool = True) -> None:
+        config = stage.training
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config = config
-        self.windows = windows
+        self.name = stage.name
+        self.windows = windows if stage.observes else windows.without_observations()
         self.output = output
         self.accelerator = Accelerator(
             mixed_precision="no"
         )  # autocast is ours: Accelerate fixes it for a whole process
-        self.policy = policy.to(self.accelerator.device).train()
-        self.average = ExponentialMovingAverage(policy, config.ema_power, config.ema_max_decay)
+        self.policy = stage.module.to(self.accelerator.device).train()
+        self.average = ExponentialMovingAverage(self.policy, config.ema_power, config.ema_max_decay)
+        self.trained = [parameter for _, parameter in trained_parameters(self.policy)]
         self.optimizer = torch.optim.AdamW(
-            policy.parameters(), config.learning_rate, betas=BETAS, weight_decay=config.weight_decay, fused=True
+            self.trained, config.learning_rate, betas=config.adam_betas, weight_decay=config.weight_decay, fused=True
         )
         self.progress = Progress()
         self.progress_bar = progress_bar and self.accelerator.is_main_process
@@ -103,12 +102,13 @@ class Trainer:
                     saved = time.monotonic()
         if losses:
             self.save()
+        more_to_come = bool(self.name)  # only the last stage has no name
         return TrainingResult(
             checkpoint=self.output,
             steps=step,
             elapsed_s=self.progress.elapsed_s,
             loss=sum(losses) / len(losses) if losses else math.nan,
-            interrupted=step < self.config.steps,
+            interrupted=step < self.config.steps or (stop.is_set() and more_to_come),
         )
 
     def save(self) -> None:
@@ -124,12 +124,14 @@ class Trainer:
         config, rank = self.config, self.accelerator.process_index
         indices = sample_indices(len(self.windows), config.batch_size, config.seed, step, rank)
         batch = {key: value.to(self.accelerator.device) for key, value in self.windows.batch(indices).items()}
+        generator = step_generator(config.seed, step, rank)
+        torch.manual_seed(generator.initial_seed())  # dropout draws from torch's own generator
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss, figures = model(batch, step_generator(config.seed, step, rank))
+            loss, figures = model(batch, generator)
         value = float(loss.detach())
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_clip))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained, config.gradient_clip))
         if not (math.isfinite(value) and math.isfinite(norm)):
             raise TrainingDiverged(
                 f"step {step}: the loss is {value}, the norm of its gradient {norm}; the last checkpoint in "
@@ -154,7 +156,7 @@ class Trainer:
         return tqdm(
             total=self.config.steps,
             initial=self.progress.step,
-            desc="training",
+            desc=f"training {self.name}".rstrip(),
             unit="step",
             disable=not self.progress_bar,
         )

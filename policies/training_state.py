@@ -33,7 +33,7 @@ def save_state(
     """Write weights, averaged weights, the optimiser's moments and the progress, atomically."""
     tensors = {f"weights.{name}": value for name, value in policy.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.shadow.items()}
-    for name, parameter in policy.named_parameters():
+    for name, parameter in trained_parameters(policy):
         for moment in MOMENTS:
             tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment]
     write_tensors(path / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
@@ -55,13 +55,18 @@ def load_state(
         _copy(average.shadow, name, value, file)
     for moment in MOMENTS:
         values = _part(tensors, f"{moment}.")
-        for name, parameter in policy.named_parameters():
+        for name, parameter in trained_parameters(policy):
             if name not in values or values[name].shape != parameter.shape:
                 raise CheckpointError(f"{file}: has no {moment} for {name} of shape {tuple(parameter.shape)}")
             state = optimizer.state[parameter]
             state[moment] = values[name].to(parameter.device)
             state["step"] = torch.tensor(float(progress.step), device=parameter.device)
     return progress
+
+
+def trained_parameters(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that the optimiser changes, by name: those of an earlier stage are fixed."""
+    return [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
 
 
 def _progress(metadata: dict[str, str], file: Path) -> Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from contracts import PolicyContract
 from episodes.data import TrainingArrays
 from policies.base import Batch
+from policies.runtime.graphs import TASK
 
 
 class Windows:
@@ -26,6 +28,7 @@ class Windows:
         """
         self.arrays = arrays
         self.contract = contract
+        self.observations = contract.observations
         used = np.ones(len(arrays.starts), bool) if use is None else np.asarray(use, bool)
         if not used.any():
             raise ValueError(f"none of the {len(used)} episodes can be learned from: all of them failed")
@@ -37,6 +40,12 @@ class Windows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def without_observations(self) -> Windows:
+        """The same samples, of which only `action` and `task` are read."""
+        bare = copy.copy(self)
+        bare.observations = ()
+        return bare
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
         """Key -> {"min", "max"} [size] of every vector, `action` included, over the episodes used."""
@@ -52,15 +61,19 @@ class Windows:
         return reduce(np.stack(parts), axis=0)
 
     def batch(self, indices: np.ndarray) -> Batch:
-        """Samples number `indices` [batch]: key -> [batch, history, *shape], `action` -> [batch, horizon, dim]."""
+        """Samples number `indices` [batch]: key -> [batch, history, *shape], `action` -> [batch, horizon, dim].
+
+        `task` -> int64 [batch]: index of the instruction in the contract.
+        """
         found = {}
         moments, first, last = (values[indices][:, None] for values in (self.rows, self.first, self.last))
-        for wanted in self.contract.observations:
+        for wanted in self.observations:
             offsets = np.arange(1 - wanted.history, 1)
             rows = np.maximum(moments + offsets, first)
             found[wanted.feature.key] = torch.from_numpy(self.arrays.observations[wanted.feature.key][rows])
         rows = np.minimum(moments + np.arange(self.contract.horizon), last)
         found["action"] = torch.from_numpy(self.arrays.actions[rows])
+        found[TASK] = torch.from_numpy(self.arrays.task_index[moments[:, 0]])
         return found
 
 

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -21,11 +20,11 @@ from std_msgs.msg import Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from contracts import ContractError, RobotContract, Sensor, load_robot
+from contracts import RobotContract, Sensor, load_robot
 from execution.clock import SteadyClock
 from execution.controller import FUTURE_PERIODS, NANOSECONDS, Command, ControllerCore, Mode
 from execution.deadline import DeadlineLoop, try_realtime
-from execution.stitching import LatestChunk, Stitching, TemporalEnsemble
+from execution.stitching import make_stitching
 from ros_nodes import qos
 from ros_nodes.conversions import (
     MessageError,
@@ -39,7 +38,6 @@ from ros_nodes.conversions import (
 from ros_nodes.managed_node import ManagedNode
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
 
-STITCHING: dict[str, Callable[[], Stitching]] = {"latest": LatestChunk, "ensemble": TemporalEnsemble}
 REALTIME_PRIORITY = 50
 PHASE = 0.75
 """Of a control period, from the robot's tick to the controller's. Late, so that a chunk inferred from the measurements
@@ -87,14 +85,12 @@ class ControllerNode(ManagedNode):
         """Load the contract and listen."""
         try:
             self._robot = load_robot(self.get_parameter("robot").value)
-            stitching = self.get_parameter("stitching").value
-            if stitching not in STITCHING:
-                raise ContractError(f"stitching: there is {' and '.join(STITCHING)}, not {stitching!r}")
+            stitching = make_stitching(self.get_parameter("stitching").value)
             # The robot obeys from its next tick on, 1 - PHASE periods from now. Half a period more is the middle of the
             # action that is meant for that tick: neither side's jitter picks a neighbour.
             lead_ns = round((1.5 - PHASE) * self._robot.control_period_s * NANOSECONDS)
-            core = ControllerCore(self._robot, STITCHING[stitching](), lead_ns=lead_ns)
-        except ContractError as error:
+            core = ControllerCore(self._robot, stitching, lead_ns=lead_ns)
+        except ValueError as error:  # of the contract or of the stitching
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self._core = core

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from contracts import PolicyContract, RobotContract
+from execution.stitching import PREFIX_ACTIONS, split_stitching
 
 ParameterValue = bool | int | float | str | list[str]
 
@@ -87,6 +88,8 @@ def describe_graph(
     cameras: tuple[str, ...] = (),
     backend: str = "openvino",
     stitching: str = "latest",
+    prefix: int = PREFIX_ACTIONS,
+    instruction: str = "",
 ) -> list[NodeProcess]:
     """The nodes that let `policy` drive `robot`, in the order of their start.
 
@@ -97,8 +100,14 @@ def describe_graph(
         bag: directory of the recording; must not exist.
         cameras: to be rendered besides those that the policy sees.
         backend: inference engine of the policy, `openvino` or `onnxruntime`.
-        stitching: how the controller joins chunks, `latest` or `ensemble`.
+        stitching: how chunks are joined, `latest`, `ensemble` or `prefix`.
+        prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
+        instruction: what the policy is asked to do; one of its contract's if it knows several.
+
+    Raises:
+        ValueError: no such camera, no such stitching, or a prefix of nothing.
     """
+    joined, repeated = split_stitching(stitching, prefix)
     namespace = "/" + robot.name
     common: dict[str, ParameterValue] = {"robot": robot_source}
     shown = list(dict.fromkeys((*cameras_of(policy), *cameras)))
@@ -121,7 +130,7 @@ def describe_graph(
             CONTROLLER,
             "ros_nodes.controller_node",
             namespace,
-            common | {"stitching": stitching},
+            common | {"stitching": joined},
             THREADS,
             signal.SIGTERM,
         ),
@@ -129,7 +138,14 @@ def describe_graph(
             POLICY,
             "ros_nodes.policy_node",
             namespace,
-            common | {"bundle": str(bundle), "backend": backend, "seed": seed},
+            common
+            | {
+                "bundle": str(bundle),
+                "backend": backend,
+                "seed": seed,
+                "instruction": instruction,
+                "prefix": repeated,
+            },
             THREADS,
         ),
     ]

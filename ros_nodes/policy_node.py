@@ -24,7 +24,7 @@ from execution.chunk import ActionChunk
 from execution.clock import SteadyClock
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.observation import Observation, ObservationAssembler
-from policies.runtime import BundleError, Runtime
+from policies.runtime import BundleError, Runtime, Session
 from ros_nodes import qos
 from ros_nodes.conversions import (
     MessageError,
@@ -75,10 +75,11 @@ class PolicyNode(ManagedNode):
     """Lifecycle node around a Runtime.
 
     Configured, its policy is loaded and warm; active, it infers and publishes; each activation is a new episode, with
-    a session that starts from the parameter `seed`.
+    a session that starts from the parameters `seed`, `instruction` and `prefix` as they are then.
 
     Parameters: `robot` (name or path of a contract), `bundle` (directory), `backend` (`openvino`, `onnxruntime`),
-    `threads` (of the inference), `seed`.
+    `threads` (of the inference), `seed`, `instruction` (what to do, in words of the policy's contract; may be empty if
+    it knows one task only), `prefix` (first actions of a chunk that repeat those of the chunk before).
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,8 @@ class PolicyNode(ManagedNode):
         self.declare_parameter("backend", "openvino")
         self.declare_parameter("threads", 1)
         self.declare_parameter("seed", 0)
+        self.declare_parameter("instruction", "")
+        self.declare_parameter("prefix", 0)
         self._steady = SteadyClock(lambda: int(self.get_clock().now().nanoseconds))
         self._inference: InferenceThread | None = None
         self._heartbeat: Heartbeat | None = None
@@ -102,10 +105,11 @@ class PolicyNode(ManagedNode):
                 self._parameter("bundle"), self._parameter("backend"), self._parameter("threads")
             )
             check_compatible(self._runtime.contract, self._robot)
+            session = self._start(seed=0)
         except (ContractError, BundleError, ValueError) as error:
             self.get_logger().error(f"cannot use this policy: {error}")
             return TransitionCallbackReturn.FAILURE
-        self._warm_up()
+        self._warm_up(session)
         self._connect(self._robot, self._runtime.contract)
         return TransitionCallbackReturn.SUCCESS
 
@@ -118,10 +122,15 @@ class PolicyNode(ManagedNode):
         if seed < 0:
             self.get_logger().error(f"seed {seed} is negative")
             return TransitionCallbackReturn.FAILURE
+        try:
+            session = self._start(seed)
+        except ValueError as error:
+            self.get_logger().error(f"cannot begin an episode: {error}")
+            return TransitionCallbackReturn.FAILURE
         self._inference = InferenceThread(
             ObservationAssembler(self._robot, contract),
             contract,
-            self._runtime.start(seed),
+            session,
             self._steady.steady_as_other_ns,
             self._publish_chunk,
         )
@@ -154,13 +163,16 @@ class PolicyNode(ManagedNode):
         if self._inference is not None and not self._inference.stop(STOP_S):
             self.get_logger().warning(f"an inference still runs {STOP_S} s after the end of the episode")
 
-    def _warm_up(self) -> None:
+    def _start(self, seed: int) -> Session:
+        """A session of what the parameters ask for. Raises ValueError: the policy cannot do it."""
+        return self._runtime.start(seed, self._parameter("instruction") or None, self._parameter("prefix"))
+
+    def _warm_up(self, session: Session) -> None:
         """The first inferences are slow: allocations, thread pools, caches. Nothing waits for them here."""
         contract = self._runtime.contract
         values = {
             o.feature.key: np.zeros((o.history, *o.feature.shape), dtype=o.feature.dtype) for o in contract.observations
         }
-        session = self._runtime.start(seed=0)
         for _ in range(WARM_UP_INFERENCES):
             start = time.monotonic()
             session.act(Observation(0, values))

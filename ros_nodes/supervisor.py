@@ -17,8 +17,10 @@ from tqdm import tqdm
 from contracts import PolicyContract, RobotContract, check_compatible, load_robot
 from episodes.bag import BagError
 from episodes.repair import repair
+from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_runner import EpisodeRunner
+from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import RECORDER, describe_graph, free_domain_id, middleware_environment
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
@@ -45,7 +47,10 @@ class RunOptions:
         json: the run's figures; None writes none.
         cameras: recorded besides those that the policy sees.
         backend: inference engine, `openvino` or `onnxruntime`.
-        stitching: how chunks are joined, `latest` or `ensemble`.
+        stitching: how chunks are joined, `latest`, `ensemble` or `prefix`.
+        prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
+        instruction: what the policy is asked to do, in words; None: what Meta-World says of the simulated body's task,
+            or `task` itself on a real robot.
     """
 
     robot: str
@@ -58,6 +63,8 @@ class RunOptions:
     cameras: tuple[str, ...] = ()
     backend: str = "openvino"
     stitching: str = "latest"
+    prefix: int = PREFIX_ACTIONS
+    instruction: str | None = None
     steps: int = 500
 
     def __post_init__(self) -> None:
@@ -82,13 +89,16 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
 
     Raises:
         ContractMismatch: the policy does not fit the robot; nothing was started.
-        ValueError, OSError: the bundle, the robot, the task or the output cannot be used; nothing was started.
+        ValueError, OSError: the bundle, the robot, the task, the instruction, the stitching or the output cannot be
+            used; nothing was started.
     """
     console = console or Console()
     robot = load_robot(options.robot)
-    policy = load_policy_contract(options.policy)
-    check_compatible(policy, robot)
-    run = _Run(options, robot, policy, console)
+    bundle = read_bundle(options.policy)
+    check_compatible(bundle.contract, robot)
+    instruction = choose_instruction(robot, options.task, options.instruction)
+    check_start(bundle, instruction, split_stitching(options.stitching, options.prefix)[1])
+    run = _Run(options, robot, bundle.contract, instruction, console)
     code, ended_by = 0, None
     with stop_signals(run.monitor):
         try:
@@ -113,7 +123,9 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
 class _Run:
     """One run's processes, from the first to the last."""
 
-    def __init__(self, options: RunOptions, robot: RobotContract, policy: PolicyContract, console: Console) -> None:
+    def __init__(
+        self, options: RunOptions, robot: RobotContract, policy: PolicyContract, instruction: str, console: Console
+    ) -> None:
         self.monitor = Monitor()
         self._options = options
         self._robot = robot
@@ -132,6 +144,8 @@ class _Run:
             cameras=options.cameras,
             backend=options.backend,
             stitching=options.stitching,
+            prefix=options.prefix,
+            instruction=instruction,
         )
         directory = options.output.resolve() / "nodes"
         self._middleware = middleware_environment(free_domain_id(), os.environ) | {"ROS_LOG_DIR": str(directory)}
@@ -181,11 +195,6 @@ class _Run:
     def _on_death(self, name: str, how: str) -> None:
         said = "" if "SIGKILL" in how else self.processes.log_tail(name)  # the killed have no last words
         self.monitor.interrupt(NodeDied(name, f"{how}\n{said}".rstrip()))
-
-
-def load_policy_contract(bundle: Path) -> PolicyContract:
-    """The contract of an exported policy whose files are whole. Raises BundleError (a ValueError)."""
-    return read_bundle(bundle).contract
 
 
 def _episode_seeds(robot: RobotContract, options: RunOptions) -> list[int]:

@@ -18,6 +18,7 @@ from episodes.data import EpisodeData
 from episodes.dataset import DatasetWriter
 from episodes.report import wilson_interval
 from episodes.video import write_video
+from execution.stitching import PREFIX_ACTIONS, split_stitching
 from sim.cameras import with_cameras
 from sim.environments import ROBOT, VIDEO_SIZE, MetaWorldEnv
 from sim.results import TaskResult
@@ -42,11 +43,25 @@ def evaluate(
     record: Path | str | None = None,
     robot: RobotContract | None = None,
     progress: bool = False,
+    stitching: str = "latest",
+    prefix: int = PREFIX_ACTIONS,
 ) -> TaskResult:
     """One task; arguments and errors as of `evaluate_tasks`."""
-    return evaluate_tasks(make_runtime, [task], episodes, seed, workers, latency_steps, video, record, robot, progress)[
-        0
-    ]
+    (result,) = evaluate_tasks(
+        make_runtime,
+        [task],
+        episodes,
+        seed,
+        workers,
+        latency_steps,
+        video,
+        record,
+        robot,
+        progress,
+        stitching,
+        prefix,
+    )
+    return result
 
 
 def evaluate_tasks(
@@ -60,6 +75,8 @@ def evaluate_tasks(
     record: Path | str | None = None,
     robot: RobotContract | None = None,
     progress: bool = False,
+    stitching: str = "latest",
+    prefix: int = PREFIX_ACTIONS,
 ) -> list[TaskResult]:
     """Let the policy try every task `episodes` times, on seeds that no demonstration has.
 
@@ -77,9 +94,11 @@ def evaluate_tasks(
         record: directory of a dataset that all episodes are written to.
         robot: contract; None is the project's, with the cameras that the policy looks at.
         progress: show a progress bar.
+        stitching: how overlapping chunks are joined: `latest`, `ensemble` or `prefix`.
+        prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
 
     Raises:
-        ValueError: an unknown task, or a number out of range.
+        ValueError: an unknown task or stitching, a number out of range, or a policy that cannot do one of them.
         ContractMismatch: the policy does not fit the robot.
     """
     for task in tasks:
@@ -88,7 +107,8 @@ def evaluate_tasks(
         raise ValueError(f"at least 1 episode is needed, not {episodes}")
     if not 0 <= latency_steps <= MAX_LATENCY:
         raise ValueError(f"latency_steps {latency_steps} is not within [0, {MAX_LATENCY}]")
-    make_state = partial(_Evaluator, make_runtime, None if robot is None else robot.to_json(), latency_steps)
+    how = _How(tuple(tasks), latency_steps, stitching, split_stitching(stitching, prefix)[1])
+    make_state = partial(_Evaluator, make_runtime, None if robot is None else robot.to_json(), how)
     with (
         Workers(workers, make_state) as pool,
         tqdm(total=len(tasks) * episodes, unit="episode", disable=not progress) as bar,
@@ -105,8 +125,18 @@ def evaluate_tasks(
                     bar.update()
                     solved = sum(o.success for o in outcomes)
                     bar.set_description(f"{task} {solved}/{len(outcomes)}", refresh=False)
-            results.append(_summarize(task, outcomes, latency_steps))
+            results.append(_summarize(task, outcomes, how))
     return results
+
+
+@dataclass(frozen=True)
+class _How:
+    """What all episodes have in common; `prefix` is 0 unless the stitching is `prefix`."""
+
+    tasks: tuple[str, ...]
+    latency_steps: int
+    stitching: str
+    prefix: int
 
 
 @dataclass(frozen=True)
@@ -125,6 +155,7 @@ class _Outcome:
     success: bool
     steps: int
     seconds: float
+    execute: int
     inference_ms: list[float]
     stopped: tuple[str, ...]
     interventions: Counter[str]
@@ -143,15 +174,18 @@ def _jobs(task: str, episodes: int, seed: int, video: Path | str | None, record:
 class _Evaluator:
     """A worker's policy, and its environment of the task that it last worked on."""
 
-    def __init__(self, make_runtime: Callable[[], PolicyRuntime], robot: str | None, latency_steps: int) -> None:
+    def __init__(self, make_runtime: Callable[[], PolicyRuntime], robot: str | None, how: _How) -> None:
         self._runtime = make_runtime()
         self._robot = fitting_robot(self._runtime.contract) if robot is None else RobotContract.from_json(robot)
-        self._latency_steps = latency_steps
+        self._how = how
+        for task in how.tasks:  # refused now, and not when the tasks before it are done
+            self._runtime.start(0, instruction(task), how.prefix)
         self._env: MetaWorldEnv | None = None
 
     def attempt(self, job: _Job) -> _Outcome:
         env = self._environment(job.task)
-        rollout = Rollout(env, self._runtime, job.seed, self._latency_steps, job.record)
+        how = self._how
+        rollout = Rollout(env, self._runtime, job.seed, how.latency_steps, job.record, how.stitching, how.prefix)
         begin = time.perf_counter()
         if job.video is None:
             for _ in rollout.run():
@@ -168,6 +202,7 @@ class _Evaluator:
             success=rollout.success,
             steps=rollout.steps,
             seconds=seconds,
+            execute=self._runtime.contract.execute,
             inference_ms=rollout.inference_ms,
             stopped=rollout.stopped,
             interventions=rollout.interventions,
@@ -217,7 +252,7 @@ class _Recording:
         outcome.episode = None  # written: no need to keep it in memory
 
 
-def _summarize(task: str, outcomes: Sequence[_Outcome], latency_steps: int) -> TaskResult:
+def _summarize(task: str, outcomes: Sequence[_Outcome], how: _How) -> TaskResult:
     successes = sum(o.success for o in outcomes)
     inference_ms = [ms for o in outcomes for ms in o.inference_ms]
     limited: Counter[str] = Counter()
@@ -232,7 +267,10 @@ def _summarize(task: str, outcomes: Sequence[_Outcome], latency_steps: int) -> T
         steps_mean=float(np.mean([o.steps for o in outcomes])),
         seconds_per_episode=float(np.mean([o.seconds for o in outcomes])),
         inference_ms={f"p{p}": float(np.percentile(inference_ms, p)) for p in (50, 99)},
-        latency_steps=latency_steps,
+        latency_steps=how.latency_steps,
+        execute=outcomes[0].execute,
+        stitching=how.stitching,
+        prefix=how.prefix,
         stopped=dict(Counter(", ".join(o.stopped) for o in outcomes if o.stopped)),
         limited=dict(limited),
         seeds=[o.seed for o in outcomes],

@@ -44,8 +44,14 @@ class ExpertRuntime:
         """State in, one action (repeated) out, every step."""
         return self._contract
 
-    def start(self, seed: int) -> ExpertRuntime:
-        """An episode; the expert remembers nothing and draws nothing."""
+    def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> ExpertRuntime:
+        """An episode; the expert remembers nothing, draws nothing and knows one task only, whatever it is told.
+
+        Raises:
+            ValueError: a prefix, which needs memory.
+        """
+        if prefix:
+            raise ValueError("an expert cannot continue the chunk before: choose another stitching than prefix")
         return self
 
     def act(self, observation: Observation) -> ActionChunk:

@@ -26,6 +26,9 @@ class TaskResult:
         seconds_per_episode: wall-clock time of one, on average, in its worker.
         inference_ms: percentiles of the time of one inference, {"p50": ..., "p99": ...}.
         latency_steps: modelled latency of the inference.
+        execute: actions carried out before the policy looked again.
+        stitching: how overlapping chunks were joined.
+        prefix: actions of the chunk before that each chunk repeated; 0 unless the stitching is `prefix`.
         stopped: episodes in which the controller gave up, by reason.
         limited: commands that the safety filter changed, by limit and channel.
         seeds: of the episodes, in order.
@@ -41,6 +44,9 @@ class TaskResult:
     seconds_per_episode: float
     inference_ms: dict[str, float]
     latency_steps: int
+    execute: int
+    stitching: str
+    prefix: int
     stopped: dict[str, int]
     limited: dict[str, int]
     seeds: list[int]

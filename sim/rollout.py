@@ -15,6 +15,7 @@ from episodes.data import EpisodeData
 from execution.chunk import ActionChunk
 from execution.controller import ControllerCore, Mode
 from execution.observation import Observation, ObservationAssembler
+from execution.stitching import PREFIX_ACTIONS, make_stitching, split_stitching
 from sim.environments import MetaWorldEnv
 from sim.tasks import EPISODE_STEPS
 
@@ -35,12 +36,23 @@ class PolicyRuntime(Protocol):
     def contract(self) -> PolicyContract:
         """What it observes and gives."""
 
-    def start(self, seed: int) -> Session:
-        """Begin an episode; all randomness comes from `seed`."""
+    def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Session:
+        """Begin an episode; all randomness comes from `seed`.
+
+        Args:
+            seed: of the episode.
+            instruction: what to do, in words.
+            prefix: so many first actions of a chunk repeat what the chunk before it says for the same time.
+
+        Raises:
+            ValueError: it does not know the instruction, or cannot begin so.
+        """
 
 
 class Rollout:
     """One episode: the environment from `seed`, a new session with the same seed, the controller between them.
+
+    The session is told the environment's instruction. `stitching` and `prefix`: as of `split_stitching`.
 
     The policy is asked again as policy_node does: when `execute` actions of the last chunk are over. A chunk from the
     observation at step i arrives at step i + `latency_steps`; what it meant for the steps before is lost, and without a
@@ -55,10 +67,18 @@ class Rollout:
 
     Raises:
         ContractMismatch: the policy does not fit the environment's robot.
+        ValueError: the policy does not know the instruction, or cannot be joined so.
     """
 
     def __init__(
-        self, env: MetaWorldEnv, runtime: PolicyRuntime, seed: int, latency_steps: int = 0, record: bool = False
+        self,
+        env: MetaWorldEnv,
+        runtime: PolicyRuntime,
+        seed: int,
+        latency_steps: int = 0,
+        record: bool = False,
+        stitching: str = "latest",
+        prefix: int = PREFIX_ACTIONS,
     ) -> None:
         check_compatible(runtime.contract, env.robot)
         self.env = env
@@ -69,9 +89,10 @@ class Rollout:
         self.inference_ms: list[float] = []
         self.interventions: Counter[str] = Counter()
         self._policy = runtime.contract
-        self._session = runtime.start(seed)
+        joined, repeated = split_stitching(stitching, prefix)
+        self._session = runtime.start(seed, env.instruction, repeated)
         self._assembler = ObservationAssembler(env.robot, self._policy)
-        self._controller = ControllerCore(env.robot, require_heartbeat=False)
+        self._controller = ControllerCore(env.robot, make_stitching(joined), require_heartbeat=False)
         self._period_ns = round(env.robot.control_period_s * NANOSECONDS)
         self._latency = latency_steps
         self._next_inference = 0

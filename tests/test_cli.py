@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 
+ZOO = Path(__file__).parents[1] / "zoo" / "diffusion-drawer-open"
+RUN_ZOO = ["run", "--robot", "metaworld_sawyer", "--policy", str(ZOO), "--task", "drawer-open", "--output", "elsewhere"]
+
 COMMANDS = {  # and an option whose meaning its help must tell
     "collect": "--noise",
-    "train": "--resume",
+    "train diffusion": "--resume",
+    "train carp": "--top-k",
     "eval": "--latency-steps",
     "export": "--output",
-    "run": "--stitching",
+    "run": "--instruction",
     "replay": "--speed",
     "convert": "--observations",
     "repair": "Mend",
+    "bench latency": "99th percentile",
 }
 
 
@@ -39,8 +44,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str) -> None:
-    arguments = [command, "diffusion"] if command == "train" else [command]
-    done = visuomotor(*arguments, "--help")
+    done = visuomotor(*command.split(), "--help")
     assert done.returncode == 0
     assert COMMANDS[command] in done.stdout
 
@@ -52,6 +56,8 @@ def test_every_command_explains_itself(command: str) -> None:
         (["eval", "nowhere", "--task", "drawer-open"], "nowhere"),
         (["export", "nowhere", "--output", "x"], "nowhere"),
         (["run", "--robot", "hal9000", "--policy", "nowhere", "--task", "push", "--output", "x"], "hal9000"),
+        (["eval", str(ZOO), "--task", "drawer-open", "--stitching", "prefix"], "choose another stitching"),
+        ([*RUN_ZOO, "--stitching", "prefix", "--prefix", "4"], "choose another stitching"),
         (["replay", "nowhere"], "nowhere"),
         (["repair", "nowhere"], "nowhere"),
         (["convert", "nowhere", "elsewhere"], "nowhere"),

@@ -28,9 +28,8 @@ class DiffusionPolicy(Policy):
     def __init__(self, config: DiffusionConfig, contract: PolicyContract) -> None:
         super().__init__(config, contract)
         action_dim = contract.action.shape[0]
-        self.keys = tuple(o.feature.key for o in contract.observations)
         self.image_keys = tuple(o.feature.key for o in contract.observations if o.feature.is_image)
-        self.encoder = ObservationEncoder(contract.observations, config.image_width, config.keypoints)
+        self.encoder = ObservationEncoder(contract, config.image_width, config.keypoints)
         self.actions = MinMaxNormalizer(action_dim)
         self.unet = ConditionalUNet1d(
             action_dim, self.encoder.output_dim, config.widths, config.kernel_size, config.timestep_dim
@@ -53,7 +52,7 @@ class DiffusionPolicy(Policy):
         count, device = clean.shape[0], clean.device
         timesteps = torch.randint(0, self.config.train_timesteps, (count,), generator=generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        observations = {key: batch[key] for key in self.keys}
+        observations = {key: batch[key] for key in self.encoder.keys}
         for key in self.image_keys:
             observations[key] = random_shift(observations[key], self.config.shift_pixels, generator)
         condition = self.encoder(*observations.values())
@@ -70,7 +69,7 @@ class DiffusionPolicy(Policy):
             generator: of the noise: the chunk to start from, then for `ddpm` the noise of each step but the last.
         """
         scheduler = inference_scheduler(self.config)
-        condition = self.encoder(*(observations[key] for key in self.keys))
+        condition = self.encoder(*(observations[key] for key in self.encoder.keys))
         shape = (len(condition), self.contract.horizon, self.contract.action.shape[0])
         sample = torch.randn(shape, generator=generator, device=generator.device).to(condition.device)
         for timestep in scheduler.timesteps:

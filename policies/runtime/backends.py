@@ -44,7 +44,7 @@ class OpenVinoGraph(GraphRunner):
             core = _openvino_core()
             compiled = core.compile_model(core.read_model(model), "CPU", options)
             self._request = compiled.create_infer_request()
-            self.inputs = {port.get_any_name(): _port_type(port) for port in compiled.inputs}
+            self.inputs = {port.get_node().get_friendly_name(): _port_type(port) for port in compiled.inputs}
             self.outputs = tuple(_port_type(port) for port in compiled.outputs)
         except (RuntimeError, UnicodeDecodeError) as error:  # the latter of a damaged name; openvino raises no others
             raise BundleError(f"{name}.onnx: OpenVINO cannot use it ({_reason(error)})") from None
@@ -52,6 +52,12 @@ class OpenVinoGraph(GraphRunner):
     def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
         results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         return [np.array(value) for value in results.values()]
+
+    def operators(self) -> int:
+        """How many operators one call runs, after fusion; constants and views (a reshape, a split) run nothing."""
+        found = self._request.get_compiled_model().get_runtime_model().get_ops()
+        implementations = [operator.get_rt_info()["primitiveType"].astype(str) for operator in found]
+        return sum(not name.startswith(("unknown", "undef")) for name in implementations)
 
 
 class OnnxRuntimeGraph(GraphRunner):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from contracts import PolicyContract
 from policies.runtime.graphs import Array, GraphRunner, TensorType, check_types, chunk_type, observation_types
 from policies.runtime.sampler import DenoisingStep, DiffusionSampler
-from policies.runtime.sessions import Session
+from policies.runtime.sessions import EpisodeStart, Session
 
 
 class DiffusionSession(Session):
@@ -19,14 +19,19 @@ class DiffusionSession(Session):
     graphs = ("encoder", "denoiser", "decoder")
 
     def __init__(
-        self, contract: PolicyContract, sampler: DiffusionSampler, runners: Mapping[str, GraphRunner], seed: int
+        self,
+        contract: PolicyContract,
+        sampler: DiffusionSampler,
+        runners: Mapping[str, GraphRunner],
+        start: EpisodeStart,
     ) -> None:
-        super().__init__(contract, runners, seed)
-        self.sampler = sampler
+        super().__init__(contract, sampler, runners, start)
         self._shape = chunk_type(contract).shape
 
     @classmethod
-    def check_graphs(cls, contract: PolicyContract, runners: Mapping[str, GraphRunner]) -> None:
+    def check_graphs(
+        cls, contract: PolicyContract, sampler: DiffusionSampler, runners: Mapping[str, GraphRunner]
+    ) -> None:
         """Observations -> condition; sample, timestep, condition -> epsilon; sample -> actions. Raises ValueError."""
         chunk = chunk_type(contract)
         condition = next(iter(runners["encoder"].outputs), TensorType((1, -1)))
@@ -35,7 +40,7 @@ class DiffusionSession(Session):
         check_types("denoiser.onnx", runners["denoiser"], denoiser_inputs, (chunk,))
         check_types("decoder.onnx", runners["decoder"], {"sample": chunk}, (chunk,))
 
-    def infer(self, inputs: Mapping[str, Array]) -> NDArray[np.float32]:
+    def infer(self, inputs: Mapping[str, Array], stamp_ns: int) -> NDArray[np.float32]:
         """Denoise a chunk; actions [horizon, action_dim]."""
         (condition,) = self.runners["encoder"](inputs)
         sample = self._noise()

@@ -41,9 +41,18 @@ class GraphRunner(ABC):
         """Run it; the outputs are the caller's own."""
 
 
+TASK = "task"  # the input that says which of several instructions to follow
+
+
 def observation_types(contract: PolicyContract) -> dict[str, TensorType]:
-    """The inputs of a graph that takes a policy's observations: key -> [1, history, *shape]."""
-    return {o.feature.key: TensorType((1, o.history, *o.feature.shape), o.feature.dtype) for o in contract.observations}
+    """The inputs of a graph that takes a policy's observations: key -> [1, history, *shape].
+
+    A policy of several tasks also takes `task` [1], the index of the instruction in the contract.
+    """
+    types = {
+        o.feature.key: TensorType((1, o.history, *o.feature.shape), o.feature.dtype) for o in contract.observations
+    }
+    return types | ({TASK: TensorType((1,), "int64")} if len(contract.instructions) > 1 else {})
 
 
 def chunk_type(contract: PolicyContract) -> TensorType:

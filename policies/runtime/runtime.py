@@ -11,11 +11,14 @@ from contracts import PolicyContract, RobotContract
 from execution.observation import Observation
 from policies.runtime.backends import Backend, compile_graph
 from policies.runtime.bundle import read_bundle
+from policies.runtime.carp import CarpSession
 from policies.runtime.diffusion import DiffusionSession
 from policies.runtime.errors import BundleError, PolicyOutputError
 from policies.runtime.graphs import GraphRunner
-from policies.runtime.sampler import Sampler
-from policies.runtime.sessions import Session
+from policies.runtime.sampler import CarpSampler, DiffusionSampler, Sampler
+from policies.runtime.sessions import EpisodeStart, Session
+
+SESSIONS: dict[type[Sampler], type[Session]] = {DiffusionSampler: DiffusionSession, CarpSampler: CarpSession}
 
 
 class Runtime:
@@ -39,9 +42,9 @@ class Runtime:
         self.robot = robot
         self._sampler = sampler
         self._runners = runners
-        DiffusionSession.check_graphs(contract, runners)
+        SESSIONS[type(sampler)].check_graphs(contract, sampler, runners)
         zeros = {o.feature.key: np.zeros((o.history, *o.feature.shape), o.feature.dtype) for o in contract.observations}
-        self.start(0).act(Observation(stamp_ns=0, values=zeros))
+        self.start(0, contract.instructions[0]).act(Observation(stamp_ns=0, values=zeros))
 
     @classmethod
     def load(cls, bundle: Path | str, backend: Backend = "openvino", threads: int = 1) -> Runtime:
@@ -53,15 +56,51 @@ class Runtime:
             ModuleNotFoundError: the backend is not installed.
         """
         files = read_bundle(bundle)
-        missing = [f"{name}.onnx" for name in DiffusionSession.graphs if name not in files.graphs]
+        graphs = SESSIONS[type(files.sampler)].graphs
+        missing = [f"{name}.onnx" for name in graphs if name not in files.graphs]
         if missing:
             raise BundleError(f"{files.path}: lacks {', '.join(missing)}")
-        runners = {name: compile_graph(backend, files.graphs[name], threads, name) for name in DiffusionSession.graphs}
+        runners = {name: compile_graph(backend, files.graphs[name], threads, name) for name in graphs}
         try:
             return cls(files.contract, files.robot, files.sampler, runners)
         except (ValueError, PolicyOutputError) as error:
             raise BundleError(f"{files.path}: {error}") from None
 
-    def start(self, seed: int) -> Session:
-        """A new episode; the same seed and observations give the same actions."""
-        return DiffusionSession(self.contract, self._sampler, self._runners, seed)
+    def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Session:
+        """A new episode; the same seed and observations give the same actions.
+
+        Args:
+            seed: of all randomness in it.
+            instruction: what to do, in the words of the contract. A policy that knows only one task needs none.
+            prefix: so many first actions of a chunk repeat what the chunk before it says for the same time (CARP only).
+
+        Raises:
+            ValueError: it does not know this instruction, or cannot begin so.
+        """
+        start = episode_start(self.contract, self._sampler, seed, instruction, prefix)
+        return SESSIONS[type(self._sampler)](self.contract, self._sampler, self._runners, start)
+
+
+def episode_start(
+    contract: PolicyContract, sampler: Sampler, seed: int, instruction: str | None, prefix: int
+) -> EpisodeStart:
+    """How an episode of a policy is to begin; see `Runtime.start`. Needs no graph, so it can be asked beforehand.
+
+    Raises:
+        ValueError: the policy does not know this instruction, or cannot begin so.
+    """
+    start = EpisodeStart(seed, _task(contract, instruction), prefix)
+    SESSIONS[type(sampler)].check_start(contract, sampler, start)
+    return start
+
+
+def _task(contract: PolicyContract, instruction: str | None) -> int:
+    """Index of an instruction. What a policy of one task is asked to do makes no difference to it."""
+    known = contract.instructions
+    if len(known) == 1:
+        return 0
+    if instruction not in known:
+        listed = "".join(f"\n  - {text}" for text in known)
+        asked = f"does not know the instruction {instruction!r}" if instruction else "must be told which instruction"
+        raise ValueError(f"this policy {asked}; it was trained for:{listed}")
+    return known.index(instruction)

@@ -54,7 +54,31 @@ class DiffusionSampler(Contract, frozen=True, kw_only=True, tag_field="kind", ta
         require(1 <= len(self.steps) <= 10_000, f"{len(self.steps)} denoising steps; 1 to 10000 would be right")
 
 
-Sampler = DiffusionSampler  # a union, once there is a second kind
+class CarpSampler(Contract, frozen=True, kw_only=True, tag_field="kind", tag="carp"):
+    """Choose a chunk's tokens scale after scale, all inside one graph (CARP).
+
+    Graphs: `policy` (observations -> actions) and `continuation`, which also takes the actions of the chunk before for
+    the same time [1, horizon, action_dim], `committed`, and how many of them are to be kept, `prefix` [1]. If choices
+    are `random`, both also take `noise` [1, tokens, codes], standard Gumbel.
+
+    Attributes:
+        tokens: of a chunk.
+        codes: that each token chooses from.
+        random: False takes the most likely code, always.
+        prefix_multiple: actions that a token of the finest scale stands for: a prefix is a multiple of it.
+    """
+
+    tokens: int
+    codes: int
+    random: bool
+    prefix_multiple: int
+
+    def __post_init__(self) -> None:
+        require(1 <= self.tokens <= 10_000 and 1 <= self.codes <= 100_000, "tokens and codes must be positive")
+        require(1 <= self.prefix_multiple <= 10_000, "prefix_multiple must be positive")
+
+
+Sampler = DiffusionSampler | CarpSampler
 
 
 def sampler_from_json(text: bytes) -> Sampler:

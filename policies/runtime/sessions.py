@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,25 @@ from contracts import PolicyContract
 from execution.chunk import ActionChunk
 from execution.observation import Observation
 from policies.runtime.errors import PolicyOutputError
-from policies.runtime.graphs import Array, GraphRunner
+from policies.runtime.graphs import TASK, Array, GraphRunner
 
 NANOSECONDS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """How an episode begins.
+
+    Attributes:
+        seed: of all randomness in it.
+        task: index of the instruction to follow, in the policy's contract.
+        prefix: first actions of each chunk that repeat what the chunk before it says for the same time, because they
+            will be under way when the new chunk arrives.
+    """
+
+    seed: int
+    task: int = 0
+    prefix: int = 0
 
 
 class Session(ABC):
@@ -27,11 +44,24 @@ class Session(ABC):
 
     graphs: ClassVar[tuple[str, ...]]
 
-    def __init__(self, contract: PolicyContract, runners: Mapping[str, GraphRunner], seed: int) -> None:
+    def __init__(
+        self, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner], start: EpisodeStart
+    ) -> None:
+        """`sampler`: of the kind that this session runs; `start`: one that `check_start` accepts."""
         self.contract = contract
+        self.sampler = sampler
         self.runners = runners
-        self.random = np.random.default_rng(seed)
+        self.random = np.random.default_rng(start.seed)
+        self._task = start.task
         self._period_ns = round(contract.action_period_s * NANOSECONDS)
+
+    @classmethod
+    def check_start(cls, contract: PolicyContract, sampler: Any, start: EpisodeStart) -> None:
+        """Refuse what this kind of policy cannot do. Raises ValueError."""
+        if start.prefix:
+            raise ValueError(
+                f"a {contract.policy} policy cannot continue the chunk before: choose another stitching than prefix"
+            )
 
     def act(self, observation: Observation) -> ActionChunk:
         """Actions for the `horizon` periods from the observation's stamp on, in the contract's units.
@@ -40,7 +70,10 @@ class Session(ABC):
             ValueError: the observation is not what the contract asks for; says which feature and why.
             PolicyOutputError: the network answered NaN or infinity.
         """
-        actions = self.infer(checked_inputs(self.contract, observation))
+        inputs = checked_inputs(self.contract, observation)
+        if len(self.contract.instructions) > 1:
+            inputs[TASK] = np.array([self._task], dtype=np.int64)
+        actions = self.infer(inputs, observation.stamp_ns)
         if not np.isfinite(actions).all():
             bad = int(np.count_nonzero(~np.isfinite(actions)))
             raise PolicyOutputError(f"{bad} of {actions.size} numbers of the action chunk are not finite")
@@ -53,12 +86,12 @@ class Session(ABC):
 
     @classmethod
     @abstractmethod
-    def check_graphs(cls, contract: PolicyContract, runners: Mapping[str, GraphRunner]) -> None:
-        """Refuse graphs that do not fit the contract or each other. Raises ValueError."""
+    def check_graphs(cls, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner]) -> None:
+        """Refuse graphs that do not fit the contract, the sampler or each other. Raises ValueError."""
 
     @abstractmethod
-    def infer(self, inputs: Mapping[str, Array]) -> NDArray[np.float32]:
-        """Actions [horizon, action_dim] for checked observations, key -> [1, history, *shape]."""
+    def infer(self, inputs: Mapping[str, Array], stamp_ns: int) -> NDArray[np.float32]:
+        """Actions [horizon, action_dim] for checked observations, key -> [1, history, *shape], made at `stamp_ns`."""
 
 
 def checked_inputs(contract: PolicyContract, observation: Observation) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from execution.chunk import ActionChunk
-from execution.stitching import LatestChunk, TemporalEnsemble
+from execution.stitching import LatestChunk, TemporalEnsemble, make_stitching, split_stitching
 
 PERIOD = 12_500_000
 NAMES = ("x", "y")
@@ -117,3 +117,22 @@ def test_temporal_ensemble_weighs_the_oldest_most_and_counts_zeros() -> None:
     assert first(stitching.sample(2 * PERIOD)) == pytest.approx(expected, rel=1e-12)
     assert first(stitching.sample(3 * PERIOD)) == pytest.approx(9.0)
     assert stitching.sample(4 * PERIOD) is None
+
+
+@pytest.mark.parametrize(
+    ("choice", "prefix", "controller", "policy"),
+    [("latest", 4, LatestChunk, 0), ("ensemble", 4, TemporalEnsemble, 0), ("prefix", 6, LatestChunk, 6)],
+)
+def test_a_users_choice_is_told_to_controller_and_policy(choice, prefix, controller, policy) -> None:
+    name, repeated = split_stitching(choice, prefix)
+    assert type(make_stitching(name)) is controller
+    assert repeated == policy
+
+
+def test_a_stitching_that_nobody_knows_is_refused_with_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match="latest, ensemble and prefix, not 'glue'"):
+        split_stitching("glue")
+    with pytest.raises(ValueError, match="latest and ensemble, not 'prefix'"):
+        make_stitching("prefix")
+    with pytest.raises(ValueError, match="at least 1 action, not 0"):
+        split_stitching("prefix", 0)

@@ -151,6 +151,16 @@ def wait_for():
 @pytest.fixture(scope="session")
 def bundle(robot, tmp_path_factory) -> Path:
     """A real bundle whose small network was never trained: it moves the arm about, within 0.3 m/s."""
+    return _export_untrained(robot, "open the drawer", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def two_task_bundle(robot, tmp_path_factory) -> Path:
+    """The same for `push` and `reach`, which it must be told apart."""
+    return _export_untrained(robot, "push the puck to the goal\nmove the gripper to the goal", tmp_path_factory)
+
+
+def _export_untrained(robot: RobotContract, task: str, tmp_path_factory) -> Path:
     import torch
 
     from policies.base import make_contract
@@ -160,7 +170,7 @@ def bundle(robot, tmp_path_factory) -> Path:
     from policies.export import export
 
     config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=4)
-    contract = make_contract("diffusion", config, robot, "state", "open the drawer")
+    contract = make_contract("diffusion", config, robot, "state", task)
     torch.manual_seed(0)
     policy = DiffusionPolicy(config, contract)
     size = contract.observations[0].feature.shape[0]

@@ -93,7 +93,14 @@ def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
     nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
     policy = read_bundle(bundle).contract
     wanted = describe_graph(
-        robot, policy, robot_source=robot.name, bundle=bundle, task="push", seed=7, bag=tmp_path / "bag"
+        robot,
+        policy,
+        robot_source=robot.name,
+        bundle=bundle,
+        task="push",
+        seed=7,
+        bag=tmp_path / "bag",
+        instruction="push the puck to the goal",
     )
     assert [n.kwargs["executable"] for n in nodes] == [w.name for w in wanted]
     for node, description in zip(nodes, wanted, strict=True):
@@ -123,6 +130,14 @@ def test_a_policy_of_another_robot_is_refused(launch, bundle, tmp_path):
     other.write_text(robot.replace("name: metaworld_sawyer", "name: another"))
     with pytest.raises(ContractMismatch, match="'metaworld_sawyer'"):
         started(launch("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path), "robot": str(other)})
+
+
+def test_what_the_policy_cannot_do_is_refused(launch, bundle, two_task_bundle, tmp_path):
+    functions = launch("visuomotor.launch.py")
+    with pytest.raises(ValueError, match="(?s)'dance'.*- move the gripper to the goal"):
+        started(functions, {"policy": str(two_task_bundle), "output": str(tmp_path), "instruction": "dance"})
+    with pytest.raises(ValueError, match="cannot continue the chunk before"):
+        started(functions, {"policy": str(bundle), "output": str(tmp_path), "stitching": "prefix", "prefix": "4"})
 
 
 def test_replay_gets_its_parameters_with_their_types(launch):

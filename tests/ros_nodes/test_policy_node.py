@@ -269,6 +269,51 @@ def test_a_policy_that_does_not_fit_is_refused_with_every_reason(robot, bundle, 
         processes.stop([POLICY], 5.0)
 
 
+def test_a_policy_of_several_tasks_does_what_it_is_told_and_refuses_what_it_cannot(
+    robot, two_task_bundle, middleware, tmp_path, wait_for
+) -> None:
+    elsewhere = RobotContract.from_dict(robot.to_dict() | {"name": "elsewhere"})
+    processes = NodeProcesses(tmp_path / "nodes", dict(os.environ) | middleware, lambda *_: None)
+    parameters = {"robot": robot.name, "bundle": str(two_task_bundle), "seed": 1}
+    processes.start(NodeProcess(POLICY, "ros_nodes.policy_node", "/elsewhere", parameters, THREADS))
+    client = GraphClient(elsewhere, middleware, Monitor())
+    body = Robot(elsewhere, int(middleware["ROS_DOMAIN_ID"]))
+
+    def first_chunks(instruction: str) -> bytes:
+        body.chunks.clear()
+        client.set_parameters(POLICY, {"instruction": instruction}, 5.0)
+        client.transition([POLICY], "activate", 5.0)
+        wait_for(lambda: len(body.chunks) >= 3, what="3 chunks")
+        client.transition([POLICY], "deactivate", 5.0)
+        return b"".join(chunk_from_message(m, PERIOD_NS).actions.tobytes() for _, m in body.chunks[:3])
+
+    push, reach = "push the puck to the goal", "move the gripper to the goal"
+    try:
+        for values in ({}, {"instruction": "dance"}, {"instruction": push, "prefix": 4}):
+            client.set_parameters(POLICY, values, 20.0)
+            with pytest.raises(GraphError, match="could not configure"):
+                client.transition([POLICY], "configure", 20.0)
+        log = processes.log(POLICY).read_text()
+        refused = "does not know the instruction 'dance'"
+        for text in (refused, f"- {push}", f"- {reach}", "cannot continue the chunk before"):
+            assert text in log
+        client.set_parameters(POLICY, {"prefix": 0}, 5.0)
+        client.transition([POLICY], "configure", 20.0)
+        wait_for(body.state.get_subscription_count, what="discovery")
+        pushing = first_chunks(push)
+        assert first_chunks(reach) != pushing
+        assert first_chunks(push) == pushing
+        client.set_parameters(POLICY, {"instruction": "sing"}, 5.0)
+        with pytest.raises(GraphError, match="could not activate"):
+            client.transition([POLICY], "activate", 5.0)
+        assert "does not know the instruction 'sing'" in processes.log(POLICY).read_text()
+        assert first_chunks(push) == pushing, "it is still alive"
+    finally:
+        body.close()
+        client.close()
+        processes.stop([POLICY], 5.0)
+
+
 def test_killed_in_the_middle_of_a_movement_the_robot_is_held_within_100_ms(
     robot, nodes, body, graph, wait_for
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -23,6 +24,8 @@ from contracts import ContractMismatch, PolicyContract
 from episodes.bag import bag_episodes
 from episodes.opening import open_episode
 from policies.runtime.bundle import CONTRACT_FILE, read_bundle, write_manifest
+from policies.runtime.sampler import CarpSampler
+from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import (
     BODY,
     CONTROLLER,
@@ -155,6 +158,40 @@ def test_the_nodes_are_told_what_the_run_was_told(robot, bundle):
         described(robot, bundle, cameras=("corner9",))
 
 
+@pytest.mark.parametrize(
+    ("how", "controller", "policy"),
+    [
+        ({}, "latest", 0),
+        ({"stitching": "ensemble", "prefix": 6}, "ensemble", 0),
+        ({"stitching": "prefix"}, "latest", 4),
+        ({"stitching": "prefix", "prefix": 6}, "latest", 6),
+    ],
+)
+def test_controller_and_policy_share_the_stitching(robot, bundle, how, controller, policy):
+    nodes = described(robot, bundle, instruction="push it", **how)
+    assert nodes[CONTROLLER].parameters["stitching"] == controller
+    assert nodes[POLICY].parameters["prefix"] == policy
+    assert nodes[POLICY].parameters["instruction"] == "push it"
+
+
+def test_the_instruction_is_what_is_given_or_what_the_task_says(robot):
+    real = msgspec.structs.replace(robot, body="external")
+    assert choose_instruction(robot, "push", "shove it") == choose_instruction(real, "push", "shove it") == "shove it"
+    assert choose_instruction(robot, "push") == "push the puck to the goal"
+    assert choose_instruction(real, "wave") == "wave"
+    with pytest.raises(ValueError, match="no task 'wave'"):
+        choose_instruction(robot, "wave")
+
+
+def test_a_prefix_must_fit_the_policys_tokens_and_its_chunk(bundle):
+    files = read_bundle(bundle)
+    carp = dataclasses.replace(files, sampler=CarpSampler(tokens=7, codes=8, random=False, prefix_multiple=4))
+    check_start(carp, "anything", 4)
+    for prefix, message in ((6, "multiple"), (files.contract.horizon, "does not lie within")):
+        with pytest.raises(ValueError, match=message):
+            check_start(carp, "anything", prefix)
+
+
 def test_every_topic_of_the_contract_is_recorded(robot):
     names = {topic.name for topic in recorded_topics(robot, ("corner2",))}
     assert {s.topic for s in robot.sensors} | {robot.camera("corner2").topic, robot.command.topic} <= names
@@ -243,6 +280,13 @@ def test_a_run_from_beginning_to_end(bundle, tmp_path, middleware):
         assert verdict.steps >= 55
 
 
+def test_a_policy_of_several_tasks_is_told_the_instruction_of_the_task(two_task_bundle, tmp_path, middleware):
+    asked = options(two_task_bundle, tmp_path, task="push", episodes=1, steps=40)
+    assert run_robot(asked, Console(file=io.StringIO())) == 0
+    (found,) = json.loads((tmp_path / "run.json").read_text())["rows"]
+    assert found["counters"]["controller.chunks"] >= 3
+
+
 def test_a_real_robot_is_driven_through_the_same_topics(robot, bundle, tmp_path, middleware, new_graph):
     """The simulated body stands in for a robot that is there already and that the run does not start."""
     graph = new_graph()
@@ -284,11 +328,23 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_starts(bundle, tm
         ({"policy": Path("/nowhere")}, "/nowhere"),
         ({"episodes": 0}, "at least 1"),
         ({"cameras": ("corner9",)}, "no camera 'corner9'"),
+        ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
+        ({"stitching": "prefix"}, "cannot continue the chunk before"),
+        ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_starts(bundle, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         run_robot(options(bundle, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("changes", [{"task": "drawer-open"}, {"task": "push", "instruction": "open the drawer"}])
+def test_an_instruction_that_the_policy_does_not_know_is_refused_with_those_it_knows(
+    two_task_bundle, tmp_path, changes
+):
+    with pytest.raises(ValueError, match=r"'open the drawer'(?s:.*)- push the puck to the goal\n  - move the gripper"):
+        run_robot(options(two_task_bundle, tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -301,7 +357,7 @@ def test_a_recording_is_never_written_over(bundle, tmp_path):
 def test_a_node_that_cannot_begin_is_named_with_its_own_words(bundle, tmp_path, middleware):
     said = io.StringIO()
     console = Console(file=said, width=200)
-    assert run_robot(options(bundle, tmp_path, stitching="glue"), console) == 1
-    assert "controller_node could not configure" in said.getvalue()
-    assert "glue" in said.getvalue()
-    assert json.loads((tmp_path / "run.json").read_text())["ended_by"].startswith("controller_node could not configure")
+    assert run_robot(options(bundle, tmp_path, backend="abacus"), console) == 1
+    assert "policy_node could not configure" in said.getvalue()
+    assert "abacus" in said.getvalue()
+    assert json.loads((tmp_path / "run.json").read_text())["ended_by"].startswith("policy_node could not configure")

@@ -9,6 +9,12 @@ from functools import cache
 import numpy as np
 import pytest
 
+from contracts import load_robot
+from policies.base import make_contract
+from policies.diffusion.config import DiffusionConfig
+from policies.diffusion.policy import DiffusionPolicy
+from policies.runtime import Runtime
+from policies.torch_runtime import TorchGraph
 from sim import MetaWorldEnv, make_env
 from sim.experts import Expert
 
@@ -45,3 +51,17 @@ def fingerprint() -> Fingerprint:
         return digest.hexdigest()
 
     return fingerprint
+
+
+@pytest.fixture(scope="session")
+def two_task_runtime() -> Runtime:
+    """A real policy, never trained, that knows `push` and `reach`."""
+    robot = load_robot("metaworld_sawyer")
+    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=2)
+    task = "push the puck to the goal\nmove the gripper to the goal"
+    policy = DiffusionPolicy(config, make_contract("diffusion", config, robot, "state", task))
+    size = policy.contract.observations[0].feature.shape[0]
+    reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
+    policy.fit_normalization({"observation.state": {"min": [-1.0] * size, "max": [1.0] * size}, "action": reach})
+    graphs = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
+    return Runtime(policy.contract, robot, policy.sampler(), graphs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -49,9 +50,11 @@ class Counting:
     contract: PolicyContract
     seen: list[Observation] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
+    instructions: list[str | None] = field(default_factory=list)
 
-    def start(self, seed: int) -> Counting:
+    def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Counting:
         self.seeds.append(seed)
+        self.instructions.append(instruction)
         return self
 
     def act(self, observation: Observation) -> ActionChunk:
@@ -63,13 +66,32 @@ class Counting:
         return ActionChunk(actions, observation.stamp_ns, period_ns, self.contract.action.names)
 
 
-def _applied(env: MetaWorldEnv, runtime: Counting, steps: int, latency_steps: int = 0) -> np.ndarray:
+class Numbering(Counting):
+    """Commands vx = 0.001 * the number of its chunk; with a prefix, its first actions are those of the one before."""
+
+    def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Numbering:
+        self.prefix = prefix
+        self.last: ActionChunk | None = None
+        return self
+
+    def act(self, observation: Observation) -> ActionChunk:
+        chunk = super().act(observation)
+        actions = np.zeros((chunk.horizon, 4))
+        actions[:, 0] = 0.001 * (len(self.seen) - 1)
+        if self.last is not None and self.prefix:
+            begin = self.last.index(observation.stamp_ns)
+            actions[: self.prefix] = self.last.actions[begin : begin + self.prefix]
+        self.last = ActionChunk(actions, chunk.start_ns, chunk.period_ns, chunk.names)
+        return self.last
+
+
+def _applied(env: MetaWorldEnv, runtime: Counting, steps: int, **how) -> np.ndarray:
     """vx of the applied actions, in units of 0.001 m/s."""
-    rollout = Rollout(env, runtime, seed=1, latency_steps=latency_steps, record=True)
+    rollout = Rollout(env, runtime, seed=1, record=True, **how)
     for step in rollout.run():
         if step == steps:
             break
-    return np.round(rollout.episode().actions[:steps, 0] * 1e3)
+    return np.round(rollout.episode().actions[:steps, 0] * 1e3, 3)
 
 
 def test_each_action_is_applied_in_the_period_it_is_meant_for(world):
@@ -96,6 +118,23 @@ def test_a_chunk_that_runs_out_makes_the_robot_hold(world):
     applied = _applied(world("push"), runtime, 20, latency_steps=2)
     expected = [step if step % 4 >= 2 else 0 for step in range(20)]
     np.testing.assert_array_equal(applied, expected)
+
+
+MEAN_OF_0_AND_1 = math.exp(-0.01) / (1 + math.exp(-0.01))  # ACT's weights: the older one has 1
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({}, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]),
+        ({"stitching": "latest", "prefix": 2}, [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]),
+        ({"stitching": "ensemble"}, [0] * 4 + [MEAN_OF_0_AND_1] * 4 + [1 + MEAN_OF_0_AND_1] * 4),
+        ({"stitching": "prefix", "prefix": 2}, [0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2]),
+    ],
+)
+def test_the_stitching_decides_which_chunks_are_carried_out(world, how, expected):
+    runtime = Numbering(_contract(horizon=8, execute=4))
+    np.testing.assert_allclose(_applied(world("push"), runtime, 12, **how), expected, atol=1e-3)
 
 
 def test_histories_are_a_period_apart_and_begin_with_the_first_observation(world):
@@ -195,7 +234,30 @@ def test_episodes_do_not_depend_on_the_number_of_workers(tmp_path):
 def test_every_session_starts_from_the_seed_of_its_episode():
     runtime = Counting(_contract())
     result = evaluate(lambda: runtime, "reach", 3)
-    assert runtime.seeds == result.seeds
+    assert runtime.seeds[-3:] == result.seeds
+
+
+def test_a_policy_is_told_the_instruction_of_each_task():
+    runtime = Counting(_contract())
+    results = evaluate_tasks(lambda: runtime, ["reach", "push"], 2)
+    assert runtime.seeds[-4:] == [*results[0].seeds, *results[1].seeds]
+    assert runtime.instructions[-4:] == ["move the gripper to the goal"] * 2 + ["push the puck to the goal"] * 2
+
+
+def test_a_task_that_the_policy_does_not_know_is_refused_before_the_first_episode(two_task_runtime, tmp_path):
+    results = evaluate_tasks(lambda: two_task_runtime, ["push", "reach"], 1)
+    assert [r.task for r in results] == ["push", "reach"]
+    with pytest.raises(ValueError, match=r"open the drawer(?s:.*)- push the puck to the goal\n  - move the gripper"):
+        evaluate_tasks(lambda: two_task_runtime, ["push", "drawer-open"], 1, record=tmp_path / "recorded")
+    assert not (tmp_path / "recorded").exists()
+
+
+def test_the_result_says_how_chunks_were_joined():
+    for stitching, prefix in (("latest", 0), ("ensemble", 0), ("prefix", 3)):
+        result = evaluate(lambda: Numbering(_contract()), "reach", 1, stitching=stitching, prefix=3)
+        found = as_json([result])
+        assert (found["stitching"], found["prefix"]) == (stitching, prefix)
+    assert as_json([evaluate(partial(ExpertRuntime, "reach"), "reach", 1)])["stitching"] == "latest"
 
 
 def test_videos_are_written(tmp_path):
@@ -226,7 +288,14 @@ def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"episodes": 0}, "1 episode"), ({"latency_steps": -1}, "latency_steps -1"), ({"task": "raech"}, "reach")],
+    [
+        ({"episodes": 0}, "1 episode"),
+        ({"latency_steps": -1}, "latency_steps -1"),
+        ({"task": "raech"}, "reach"),
+        ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
+        ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
+        ({"stitching": "prefix"}, "cannot continue the chunk before"),
+    ],
 )
 def test_impossible_requests_are_refused(arguments, message):
     request = {"make_runtime": partial(ExpertRuntime, "reach"), "task": "reach", "episodes": 1} | arguments

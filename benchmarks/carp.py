@@ -1,0 +1,144 @@
+"""CARP against Diffusion Policy on the same demonstrations and seeds, and one CARP for ten tasks.
+
+    python -m benchmarks.carp --output runs/carp
+
+Five parts, any of which `--parts` selects; every step is kept, so a run that was stopped continues:
+
+- state: the five tasks of `benchmarks/metaworld_state.py`, a policy a task. Diffusion Policy is taken from that
+  benchmark's folder (`--baseline`), and trained as it does where it is not there.
+- replan: the same policies, Diffusion Policy looking again after 4 actions and CARP after 8: each as the other does.
+- seeds: five training seeds on pick-place.
+- image: both policies from pictures and the end effector's pose only, on drawer-open and push.
+- mt10: one CARP for the ten tasks of MT10, told which by its instruction.
+
+All evaluation is on the same unseen seeds. Prints the tables and writes `carp.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.metaworld_state import TASKS, TRAINING_STEPS
+from benchmarks.runs import DEMONSTRATIONS, PolicyRun, parameters, train_all
+from episodes.report import hardware, wilson_interval
+
+CARP = ("--steps", 4000)
+OTHER_EXECUTE = {"diffusion": 4, "carp": 8}
+HARD_TASK = "pick-place"
+TRAINING_SEEDS = 5
+IMAGE_TASKS = ("drawer-open", "push")
+IMAGE_CARP = ("--steps", 2400)
+IMAGE_DIFFUSION = ("--steps", 2400, "--batch-size", 64, "--precision", "fp32")
+MT10 = (
+    "reach", "push", "pick-place", "door-open", "drawer-open", "drawer-close", "button-press-topdown",
+    "peg-insert-side", "window-open", "window-close",
+)  # fmt: skip
+MT10_CARP = (
+    "--steps", 12000, "--depth", 6, "--width", 96, "--codes", 128, "--tokenizer-steps", 4000, "--dropout", 0.05,
+)  # fmt: skip
+PARTS = ("state", "replan", "seeds", "image", "mt10")
+
+
+def main() -> None:
+    """Measure what is not there yet, then print and write the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("runs/carp"))
+    parser.add_argument("--baseline", type=Path, default=Path("runs/metaworld_state"))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--episodes", type=int, default=50, help="unseen seeds a task")
+    parser.add_argument("--seed", type=int, default=0, help="of the evaluation")
+    options = parser.parse_args()
+    wanted = {part: _runs(part, options.output, options.baseline) for part in options.parts}
+    everything = list({(run.folder, run.execute): run for runs in wanted.values() for run in runs}.values())
+    train_all(list({run.folder: run for run in everything}.values()))
+    for run in everything:
+        run.evaluate(options.episodes, options.seed)
+    console = Console()
+    result: dict = {"demonstrations": DEMONSTRATIONS, "hardware": hardware()}
+    for part, runs in wanted.items():
+        result[part] = _summary(runs)
+        _show(console, part, result[part])
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "carp.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _runs(part: str, output: Path, baseline: Path) -> list[PolicyRun]:
+    """The policies of a part."""
+    if part == "mt10":
+        return [PolicyRun(output / "mt10", "carp", MT10, output / "mt10" / "dataset", training=MT10_CARP)]
+    if part == "image":
+        runs = []
+        for task in IMAGE_TASKS:
+            dataset = output / "image" / task / "dataset"
+            for family, training in (("diffusion", IMAGE_DIFFUSION), ("carp", IMAGE_CARP)):
+                folder = output / "image" / task / family
+                runs.append(PolicyRun(folder, family, (task,), dataset, "image", training))
+        return runs
+    if part == "seeds":
+        dataset = baseline / HARD_TASK / "dataset"
+        return [_state(output, HARD_TASK, dataset, seed) for seed in range(TRAINING_SEEDS)]
+    runs = []
+    for task in TASKS:
+        dataset = baseline / task / "dataset"
+        runs.append(PolicyRun(baseline / task, "diffusion", (task,), dataset, training=("--steps", TRAINING_STEPS)))
+        runs.append(_state(output, task, dataset, 0))
+    if part == "replan":
+        return [dataclasses.replace(run, execute=OTHER_EXECUTE[run.family]) for run in runs]
+    return runs
+
+
+def _state(output: Path, task: str, dataset: Path, seed: int) -> PolicyRun:
+    return PolicyRun(output / "state" / f"{task}-{seed}", "carp", (task,), dataset, training=(*CARP, "--seed", seed))
+
+
+def _summary(runs: Sequence[PolicyRun]) -> dict:
+    """Every row, and by family the mean, the spread and the parameters."""
+    rows, families = [], {}
+    for family in dict.fromkeys(run.family for run in runs):
+        ours = [run for run in runs if run.family == family]
+        found = [
+            {"policy": family, "run": run.folder.name, "training": [str(word) for word in run.training], **row}
+            for run in ours
+            for row in run.rows()
+        ]
+        rates = [row["success_rate"] for row in found]
+        solved, tried = sum(row["successes"] for row in found), sum(row["episodes"] for row in found)
+        families[family] = {
+            "mean_success_rate": statistics.fmean(rates),
+            "ci95": wilson_interval(solved, tried),
+            "lowest": min(rates),
+            "highest": max(rates),
+            "standard_deviation": statistics.stdev(rates) if len(rates) > 1 else 0.0,
+            "parameters": parameters(ours[0].folder / "checkpoint"),
+        }
+        rows += found
+    return {"families": families, "rows": rows}
+
+
+def _show(console: Console, part: str, result: dict) -> None:
+    table = Table(title=f"{part}: {DEMONSTRATIONS} demonstrations a task")
+    for column in ("policy", "run", "task", "success", "95 % interval", "inference ms p50"):
+        table.add_column(column)
+    for row in result["rows"]:
+        low, high = row["ci95"]
+        inference = f"{row['inference_ms']['p50']:.2f}"
+        table.add_row(
+            row["policy"], row["run"], row["task"], f"{row['success_rate']:.2f}", f"{low:.2f}-{high:.2f}", inference
+        )
+    for family, figures in result["families"].items():
+        low, high = figures["ci95"]
+        mean, million = f"{figures['mean_success_rate']:.3f}", figures["parameters"] / 1e6
+        table.add_row(family, f"{million:.3f} M parameters", "mean", mean, f"{low:.2f}-{high:.2f}", "")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

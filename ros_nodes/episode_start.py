@@ -1,0 +1,34 @@
+"""What a policy is told at the start of each episode of a run, checked before anything starts. Imports no ROS."""
+
+from __future__ import annotations
+
+from contracts import RobotContract
+from policies.runtime.bundle import Bundle
+from policies.runtime.runtime import episode_start
+
+
+def choose_instruction(robot: RobotContract, task: str, given: str | None = None) -> str:
+    """What the policy is asked to do: the text `given`, or else Meta-World's for its task; a real robot's task is text.
+
+    Raises:
+        ValueError: nothing is given, and the simulated body has no such task.
+    """
+    if given:
+        return given
+    if robot.body == "external":
+        return task
+    from sim.tasks import instruction  # a real robot's computer has no simulator
+
+    return instruction(task)
+
+
+def check_start(bundle: Bundle, instruction: str, prefix: int) -> None:
+    """Refuse what `policies.runtime.Runtime.start` would refuse, without making the graphs ready to run.
+
+    Raises:
+        ValueError: the policy does not know the instruction (it lists those known), or cannot do the prefix.
+    """
+    try:
+        episode_start(bundle.contract, bundle.sampler, 0, instruction, prefix)
+    except ValueError as error:
+        raise ValueError(f"{bundle.path}: {error}") from None
