@@ -23,18 +23,16 @@ which one core multiplies large fp32 matrices. Both are measured here. On one co
 OpenVINO 2026.4, nothing else running) that is 37.1 MFLOP / 228 GFLOP/s = 0.16 ms for CARP at the paper's size. A chunk
 took 0.74 ms, between four and five times as long. That time, piece by piece:
 
-- 0.03 ms: checking the observation and building the chunk, in Python (`Session.act` against its graph alone).
-- 0.46 ms: operators, whatever their size. The same graph with width 8 has all 464 operators but 4 % of the arithmetic,
-  and takes so long: 1 us each.
-- 0.25 ms: the other 96 % of the arithmetic, so at 145 GFLOP/s or two thirds of the rate. That fits its shape: products
-  have as many rows as a scale has tokens, 4 to 16, too few to keep the vector units busy; and 1.6 MB of weights of the
-  blocks, read once a scale, cannot stay in L2.
+- 0.48 ms: operators, whatever their size, and a little Python around them. The row CARP 8x8 is the same graph with
+  width 8: all 464 operators but 4 % of the arithmetic, 1 us each.
+- 0.26 ms: the other 96 % of the arithmetic, so at 136 GFLOP/s or three fifths of the rate. That fits its shape:
+  products have as many rows as a scale has tokens, 4 to 16, too few to keep the vector units busy; and 1.6 MB of
+  weights of the blocks, read once a scale, cannot stay in L2.
 
 So two thirds are the price of many small operators, which is why the exported graph is written as it is
 (`policies/carp/unrolled.py`), and why our default has half as many blocks: 278 operators, 13.0 MFLOP, a floor of
-0.06 ms and 0.32 ms measured (0.02 ms Python, 0.22 ms operators, 0.07 ms arithmetic). With 10-dim actions the operators
-of 8x64 carry 100 MFLOP, and the distance shrinks to 3.6 times the floor: that of Diffusion Policy, whose denoising step
-has 165 operators for 21 MFLOP.
+0.06 ms and 0.32 ms measured. With 10-dim actions the operators of 8x64 carry 100 MFLOP, and the distance shrinks to 3.6
+times the floor: that of Diffusion Policy, whose denoising step has 165 operators for 21 MFLOP.
 """
 
 from __future__ import annotations
@@ -126,6 +124,9 @@ NETWORKS = (
     Network("diffusion DDIM-10", "diffusion", {"inference_steps": 10}, ("openvino",)),
     Network("CARP 8x64", "carp", CARP_PAPER, ("openvino", "onnxruntime", "torch")),
     Network("CARP 8x64 10-dim", "carp", CARP_PAPER, ("openvino", "torch"), action_dim=10),
+    Network(
+        "CARP 8x8", "carp", {**CARP_PAPER, "width": 8}, ("openvino",)
+    ),  # the operators of 8x64, hardly an operation
     Network("CARP default", "carp", {}, ("openvino",)),
 )
 

@@ -32,7 +32,6 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
         modulation: of the blocks by the observation: one AdaLN layer for each (`block`, as in the paper), or one for
             all, to which every block adds its own constant (`shared`, arXiv 2310.00426): a fifth of the parameters.
         dropout: in the transformer, in training.
-        label_smoothing: of the cross-entropy.
         top_k: codes that a token may choose from; 1 always takes the most likely: no randomness.
         temperature: of the choice among several.
         image_width: channels of the image ResNet's first stage. 64 in the paper.
@@ -55,7 +54,6 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
     mlp_ratio: int = 2
     modulation: Literal["block", "shared"] = "shared"
     dropout: float = 0.1
-    label_smoothing: float = 0.0
     top_k: int = 1
     temperature: float = 1.0
     image_width: int = 16
@@ -76,14 +74,14 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
         require(2 <= self.codes <= 100_000, f"codes must be within [2, 100000], not {self.codes}")
         require(self.code_dim > 0 and min(self.tokenizer_channels) > 0, "code_dim and channels must be positive")
         require(self.tokenizer_steps > 0 and self.tokenizer_batch_size > 0, "the tokeniser needs steps and a batch")
-        require_finite("a figure", self.tokenizer_learning_rate, self.dropout, self.label_smoothing, self.temperature)
+        require_finite("a figure", self.tokenizer_learning_rate, self.dropout, self.temperature)
         require(self.tokenizer_learning_rate > 0, "tokenizer_learning_rate must be positive")
         require(self.depth > 0 and self.mlp_ratio > 0, "depth and mlp_ratio must be positive")
         require(
             self.heads > 0 and self.width > 0 and self.width % self.heads == 0,
             f"width {self.width} must be a multiple of heads {self.heads}",
         )
-        require(0 <= self.dropout < 1 and 0 <= self.label_smoothing < 1, "dropout and smoothing lie within [0, 1)")
+        require(0 <= self.dropout < 1, f"dropout must lie within [0, 1), not {self.dropout}")
         require(1 <= self.top_k <= self.codes, f"top_k must be within [1, codes ({self.codes})], not {self.top_k}")
         require(self.temperature > 0, "temperature must be positive; for no randomness choose top_k 1")
         require(

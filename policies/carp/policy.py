@@ -74,9 +74,8 @@ class CarpPolicy(Policy):
         condition = self.encoder(*observations.values())
         tokens, coarser = self.targets(batch["action"])
         logits = self.transformer(condition, coarser).float()
-        smoothing = self.config.label_smoothing
         wanted = _in_order(tokens)
-        each = functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none", label_smoothing=smoothing)
+        each = functional.cross_entropy(logits.transpose(1, 2), wanted, reduction="none")
         by_scale = each.detach().mean(0).split(self.transformer.lengths)
         figures = {f"scale_{k}": part.mean() for k, part in zip(self.config.scales, by_scale, strict=True)}
         return each.mean(), figures

@@ -6,8 +6,6 @@ a chunk of any number of dimensions costs one pass. Axes: B batch, D action dime
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -129,7 +127,7 @@ class Quantizer(nn.Module):
 
     def encode(self, latent: Tensor) -> list[Tensor]:
         """Tokens [B, D, k] of each scale."""
-        return self._walk(latent, lambda index, residual: self.nearest(self.shrink(residual, index)))[0]
+        return self._walk(latent)[0]
 
     def accumulate(self, tokens: list[Tensor]) -> list[Tensor]:
         """f_hat [B, D, T, C] after each of the scales given."""
@@ -143,13 +141,7 @@ class Quantizer(nn.Module):
 
     def forward(self, latent: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """f_hat with the gradient of the latent (straight-through), the quantisation loss, and the tokens."""
-        vectors = []
-
-        def choose(index: int, residual: Tensor) -> Tensor:
-            vectors.append(self.shrink(residual, index))
-            return self.nearest(vectors[-1])
-
-        tokens, sums = self._walk(latent.detach(), choose)
+        tokens, _, sums = self._walk(latent.detach())
         errors = [
             COMMITMENT * functional.mse_loss(latent, f_hat.detach()) + functional.mse_loss(f_hat, latent.detach())
             for f_hat in sums
@@ -158,16 +150,16 @@ class Quantizer(nn.Module):
             self._count(tokens)
         return latent + (sums[-1] - latent).detach(), torch.stack(errors).mean(), tokens
 
-    def _walk(self, latent: Tensor, choose: Callable[[int, Tensor], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Choose each scale's tokens from what is left over; tokens and f_hat after each scale."""
+    def _walk(self, latent: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """Choose tokens from what is left over: each scale's tokens, the vectors they stand for, f_hat after it."""
         f_hat = torch.zeros_like(latent)
-        tokens, sums = [], []
+        tokens, vectors, sums = [], [], []
         for index in range(len(self.scales)):
-            chosen = choose(index, latent - f_hat.detach())
-            f_hat = f_hat + self.contribution(self.codes(chosen), index)
-            tokens.append(chosen)
+            vectors.append(self.shrink(latent - f_hat.detach(), index))
+            tokens.append(self.nearest(vectors[-1]))
+            f_hat = f_hat + self.contribution(self.codes(tokens[-1]), index)
             sums.append(f_hat)
-        return tokens, sums
+        return tokens, vectors, sums
 
     @torch.no_grad()
     def _count(self, tokens: list[Tensor]) -> None:
@@ -184,13 +176,7 @@ class Quantizer(nn.Module):
 
         Without it most of a codebook that learns by gradient is never chosen, and never learns.
         """
-        vectors = []
-
-        def choose(index: int, residual: Tensor) -> Tensor:
-            vectors.append(self.shrink(residual, index))
-            return self.nearest(vectors[-1])
-
-        self._walk(latent, choose)
+        _, vectors, _ = self._walk(latent)
         found = torch.cat([v.transpose(0, 1).flatten(1, 2) for v in vectors], dim=1)  # [D, all residuals, C]
         dims, codes, channels = self.codebook.shape
         picks = torch.randint(found.shape[1], (dims, codes), generator=generator).to(found.device)

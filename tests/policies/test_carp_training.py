@@ -65,7 +65,7 @@ def different(one: Path, other: Path, name: str) -> list[str]:
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "state": ("state", {}),
-    "state-dropout": ("state", {"dropout": 0.2, "modulation": "block", "label_smoothing": 0.1}),
+    "state-dropout": ("state", {"dropout": 0.2, "modulation": "block"}),
     "image": ("image", {"shift_pixels": 3}),
 }
 
