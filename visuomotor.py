@@ -14,8 +14,11 @@ from typing import Literal
 import tyro
 
 from policies.carp.config import CarpConfig
-from policies.config import PolicyConfig, TrainingConfig
+from policies.config import ChunkConfig, TrainingConfig
 from policies.diffusion.config import DiffusionConfig
+from policies.hinfinity.config import HInfinityConfig
+from policies.pad.config import PadConfig
+from policies.streaming.config import StreamingConfig
 
 app = tyro.extras.SubcommandApp()
 train_app = tyro.extras.SubcommandApp()
@@ -24,7 +27,11 @@ app.command(train_app, name="train", help="Train a policy on a dataset; the chec
 DIFFUSION = DiffusionConfig()
 TRAINING = TrainingConfig()
 CARP = CarpConfig()
+STREAMING = StreamingConfig()
+HINFINITY = HInfinityConfig()
 CARP_TRAINING = TrainingConfig(steps=4000, batch_size=64, adam_betas=(0.9, 0.95), weight_decay=0.05, precision="fp32")
+PAD = PadConfig()
+PAD_TRAINING = TrainingConfig(steps=6000, batch_size=64, learning_rate=4e-4, adam_betas=(0.9, 0.999), weight_decay=0.0)
 
 
 @app.command
@@ -121,6 +128,92 @@ def train_carp(
     return _train("carp", dataset, output, policy, training, resume)
 
 
+@train_app.command(name="streaming")
+def train_streaming(
+    dataset: Path,
+    output: Path,
+    policy: tyro.conf.OmitArgPrefixes[StreamingConfig] = STREAMING,
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = TRAINING,
+    resume: bool = False,
+) -> int:
+    """Streaming Diffusion Policy: a buffer of actions that is denoised a little at every tick (arXiv 2406.04806).
+
+    Args:
+        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`); of one task or of several.
+        output: the checkpoint, its state and TensorBoard's log.
+        policy: the network, its noise levels, and how the buffer is rolled.
+        training: the optimiser.
+        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+    """
+    return _train("streaming", dataset, output, policy, training, resume)
+
+
+@train_app.command(name="pad")
+def train_pad(
+    dataset: Path,
+    output: Path,
+    policy: tyro.conf.OmitArgPrefixes[PadConfig] = PAD,
+    training: tyro.conf.OmitArgPrefixes[TrainingConfig] = PAD_TRAINING,
+    resume: bool = False,
+    video_dataset: Path | None = None,
+    video_fraction: float = 0.3,
+) -> int:
+    """PAD: denoise future pictures and future poses together, then follow the poses (arXiv 2411.18179).
+
+    Two stages: an autoencoder of the pictures (its state is in the folder `vae` of the checkpoint), then the
+    transformer.
+
+    Args:
+        dataset: LeRobotDataset v3 with pictures (`visuomotor collect --observations image`); of one task or of several.
+        output: the checkpoint, its state and TensorBoard's log.
+        policy: the autoencoder, the transformer and its sampling.
+        training: the optimiser, of the second stage.
+        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+        video_dataset: another such dataset, of which pictures and instructions alone are learned from, no action.
+        video_fraction: of a batch that is video; 0.3 in the paper.
+    """
+    return _train("pad", dataset, output, policy, training, resume, video_dataset, video_fraction)
+
+
+@train_app.command(name="hinfinity")
+def train_hinfinity(
+    output: Path,
+    robot: str = "go2",
+    terrain: Literal["flat", "rough", "all"] = "flat",
+    envs: int = 1024,
+    training: tyro.conf.OmitArgPrefixes[HInfinityConfig] = HINFINITY,
+    resume: bool = False,
+) -> int:
+    """Walking as told while being pushed: PPO under an H-infinity constraint, in simulation (arXiv 2404.14405).
+
+    `--disturber none` is plain PPO, `--disturber random` PPO with random forces; all else is the same. Ctrl-C saves.
+
+    Args:
+        output: the checkpoint, its state and TensorBoard's log.
+        robot: go2, aliengo or a1.
+        terrain: a plane; with rough ground beside it; or with slopes, stairs and obstacles too.
+        envs: robots that learn at the same time.
+        training: PPO, the disturber and the constraint.
+        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+    """
+    import os
+
+    # Collection and learning take turns on the same cores: whose turn it is not must not spin. Before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    from policies.hinfinity.train import Trainer
+    from sim.legged.task import make_task
+
+    threads = training.threads or len(os.sched_getaffinity(0))
+    with make_task(robot, terrain, envs, training.seed, threads) as task:
+        result = Trainer(task, robot, training, output, resume).run()
+    print(
+        f"{result.steps} steps in {result.elapsed_s:.0f} s, velocity error {result.velocity_error:.2f} m/s, "
+        f"{result.falls_per_minute:.2f} falls a minute; checkpoint: {result.checkpoint}"
+    )
+    return 130 if result.interrupted else 0
+
+
 @app.command(name="eval")
 def evaluate(
     policy: tyro.conf.Positional[Path],
@@ -133,6 +226,7 @@ def evaluate(
     record: Path | None = None,
     workers: int = 1,
     latency_steps: int = 0,
+    delay_steps: int = 0,
     backend: Literal["openvino", "onnxruntime"] = "openvino",
     stitching: Literal["latest", "ensemble", "prefix"] = "latest",
     prefix: int = 4,
@@ -150,6 +244,7 @@ def evaluate(
         record: add every episode to a dataset here.
         workers: processes.
         latency_steps: model an inference that takes so many control periods.
+        delay_steps: model observations that are on their way to the policy for so many control periods.
         backend: that runs a bundle.
         stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
         prefix: actions that it repeats of the one before, with `--stitching prefix`.
@@ -162,7 +257,7 @@ def evaluate(
     make_runtime = partial(load_runtime, policy, backend, execute=execute)
     results = evaluate_tasks(
         make_runtime, task, episodes, seed, workers, latency_steps, video, record, progress=True, stitching=stitching,
-        prefix=prefix,
+        prefix=prefix, delay_steps=delay_steps,
     )  # fmt: skip
     show(results)
     if json is not None:
@@ -171,16 +266,23 @@ def evaluate(
 
 
 @app.command
-def export(checkpoint: tyro.conf.Positional[Path], /, output: Path) -> int:
+def export(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    output: Path,
+    sampling: dict[str, str] = {},  # noqa: B006  # tyro shows it, nobody changes it
+) -> int:
     """Make a bundle of a checkpoint: graphs, contracts and sampler, which run without torch.
 
     Args:
         checkpoint: a trained policy.
         output: the bundle's folder.
+        sampling: choices that training does not depend on, made anew: names and values, such as
+            `--sampling scheduler ddim inference_steps 16` (an unknown name is answered with those there are).
     """
     from policies.export import export as export_checkpoint
 
-    print(f"bundle: {export_checkpoint(checkpoint, output)}")
+    print(f"bundle: {export_checkpoint(checkpoint, output, sampling)}")
     return 0
 
 
@@ -330,11 +432,18 @@ def bench_latency(
 
 
 def _train(
-    family: str, dataset: Path, output: Path, policy: PolicyConfig, training: TrainingConfig, resume: bool
+    family: str,
+    dataset: Path,
+    output: Path,
+    policy: ChunkConfig,
+    training: TrainingConfig,
+    resume: bool,
+    video: Path | None = None,
+    video_fraction: float = 0.3,
 ) -> int:
     from policies.train import train_policy
 
-    result = train_policy(family, dataset, output, policy, training, resume)
+    result = train_policy(family, dataset, output, policy, training, resume, video=video, video_fraction=video_fraction)
     print(f"{result.steps} steps in {result.elapsed_s:.0f} s, loss {result.loss:.4f}; checkpoint: {result.checkpoint}")
     return 130 if result.interrupted else 0
 

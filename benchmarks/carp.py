@@ -19,16 +19,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.metaworld_state import TASKS, TRAINING_STEPS
-from benchmarks.runs import DEMONSTRATIONS, PolicyRun, parameters, train_all
-from episodes.report import hardware, wilson_interval
+from benchmarks.runs import DEMONSTRATIONS, PolicyRun, compare, show_comparison, train_all
+from episodes.report import hardware
 
 CARP = ("--steps", 4000)
 OTHER_EXECUTE = {"diffusion": 4, "carp": 8}
@@ -64,8 +61,11 @@ def main() -> None:
     console = Console()
     result: dict = {"demonstrations": DEMONSTRATIONS, "hardware": hardware()}
     for part, runs in wanted.items():
-        result[part] = _summary(runs)
-        _show(console, part, result[part])
+        by_family = {
+            family: [r for r in runs if r.family == family] for family in dict.fromkeys(r.family for r in runs)
+        }
+        result[part] = compare(by_family)
+        show_comparison(console, f"{part}: {DEMONSTRATIONS} demonstrations a task", result[part])
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "carp.json").write_text(json.dumps(result, indent=2) + "\n")
 
@@ -97,47 +97,6 @@ def _runs(part: str, output: Path, baseline: Path) -> list[PolicyRun]:
 
 def _state(output: Path, task: str, dataset: Path, seed: int) -> PolicyRun:
     return PolicyRun(output / "state" / f"{task}-{seed}", "carp", (task,), dataset, training=(*CARP, "--seed", seed))
-
-
-def _summary(runs: Sequence[PolicyRun]) -> dict:
-    """Every row, and by family the mean, the spread and the parameters."""
-    rows, families = [], {}
-    for family in dict.fromkeys(run.family for run in runs):
-        ours = [run for run in runs if run.family == family]
-        found = [
-            {"policy": family, "run": run.folder.name, "training": [str(word) for word in run.training], **row}
-            for run in ours
-            for row in run.rows()
-        ]
-        rates = [row["success_rate"] for row in found]
-        solved, tried = sum(row["successes"] for row in found), sum(row["episodes"] for row in found)
-        families[family] = {
-            "mean_success_rate": statistics.fmean(rates),
-            "ci95": wilson_interval(solved, tried),
-            "lowest": min(rates),
-            "highest": max(rates),
-            "standard_deviation": statistics.stdev(rates) if len(rates) > 1 else 0.0,
-            "parameters": parameters(ours[0].folder / "checkpoint"),
-        }
-        rows += found
-    return {"families": families, "rows": rows}
-
-
-def _show(console: Console, part: str, result: dict) -> None:
-    table = Table(title=f"{part}: {DEMONSTRATIONS} demonstrations a task")
-    for column in ("policy", "run", "task", "success", "95 % interval", "inference ms p50"):
-        table.add_column(column)
-    for row in result["rows"]:
-        low, high = row["ci95"]
-        inference = f"{row['inference_ms']['p50']:.2f}"
-        table.add_row(
-            row["policy"], row["run"], row["task"], f"{row['success_rate']:.2f}", f"{low:.2f}-{high:.2f}", inference
-        )
-    for family, figures in result["families"].items():
-        low, high = figures["ci95"]
-        mean, million = f"{figures['mean_success_rate']:.3f}", figures["parameters"] / 1e6
-        table.add_row(family, f"{million:.3f} M parameters", "mean", mean, f"{low:.2f}-{high:.2f}", "")
-    console.print(table)
 
 
 if __name__ == "__main__":

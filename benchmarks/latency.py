@@ -14,7 +14,8 @@ somewhat longer.
 The references are Diffusion Policy with 16 DDIM steps and 4-dim actions, with our default network and with the paper's,
 which is 25 times as large. Like compares with like: CARP's default with the former, CARP at its paper's size (8x64)
 with the latter. "Runs per action" are runs of the network over executed actions; CARP's one run holds a pass of its
-transformer for each of four scales, which MFLOP counts.
+transformer for each of four scales, which MFLOP counts; Streaming Diffusion Policy keeps its buffer from one call to
+the next, so that a call is one or two runs and is made for every action. "MFLOP per action" compares them all.
 
 ## The floor
 
@@ -45,13 +46,11 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
@@ -60,6 +59,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from benchmarks.runs import parameters
+from benchmarks.work import Work, evaluations, graph_calls, work_of
 from contracts import PolicyContract, load_robot
 from contracts.feature import vector
 from episodes.report import hardware
@@ -70,8 +70,6 @@ from policies.export import export, write_graph
 from policies.registry import policy_type
 from policies.runtime import Runtime, Session
 from policies.runtime.backends import OpenVinoGraph, compile_graph
-from policies.runtime.bundle import read_bundle
-from policies.runtime.sampler import DiffusionSampler, Sampler
 from policies.torch_runtime import torch_runtime
 
 Engine = Literal["openvino", "onnxruntime", "torch"]
@@ -118,31 +116,23 @@ CARP_PAPER = {  # the paper's state-based policy
     "depth": 8, "width": 64, "heads": 8, "mlp_ratio": 4, "modulation": "block", "codes": 512, "lookup": "cosine",
     "tokenizer_channels": (4, 8),
 }  # fmt: skip
+STREAMING_PAPER = {  # 50 evaluations an observation, and the network of REFERENCE
+    "execute": 8, "evaluations": 50, "scheduler": "ddpm", "prediction": "epsilon", "widths": (48, 96, 192),
+    "kernel_size": 5, "level_dim": 64,
+}  # fmt: skip
 NETWORKS = (
     REFERENCE,
     PAPER_REFERENCE,
     Network("diffusion DDIM-10", "diffusion", {"inference_steps": 10}, ("openvino",)),
     Network("CARP 8x64", "carp", CARP_PAPER, ("openvino", "onnxruntime", "torch")),
     Network("CARP 8x64 10-dim", "carp", CARP_PAPER, ("openvino", "torch"), action_dim=10),
-    Network(
-        "CARP 8x8", "carp", {**CARP_PAPER, "width": 8}, ("openvino",)
-    ),  # the operators of 8x64, hardly an operation
+    # the operators of 8x64, hardly an operation
+    Network("CARP 8x8", "carp", {**CARP_PAPER, "width": 8}, ("openvino",)),
     Network("CARP default", "carp", {}, ("openvino",)),
+    Network("streaming default", "streaming", {}, ("openvino", "onnxruntime", "torch")),
+    Network("streaming, 2 evaluations", "streaming", {"evaluations": 2}, ("openvino",)),
+    Network("streaming paper's setting", "streaming", STREAMING_PAPER, ("openvino",), every=10),
 )
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one chunk costs, whatever engine computes it.
-
-    Attributes:
-        params: trained numbers, those of an image encoder left out; of a bundle, which does not say what was trained,
-            all numbers in the graphs that are called.
-        flop: floating-point operations of all matrix products and convolutions, two a multiply-add.
-    """
-
-    params: int
-    flop: int
 
 
 @dataclass
@@ -158,6 +148,7 @@ class Candidate:
             nothing to compare with.
         every: measured in every so many rounds.
         seconds: of every call that counts.
+        stamp_ns: of the next observation: one comes when it is due.
     """
 
     name: str
@@ -167,10 +158,13 @@ class Candidate:
     difference: float | None
     every: int = 1
     seconds: list[float] = field(default_factory=list)
+    stamp_ns: int = 0
 
     def measure(self, observations: list[Observation]) -> None:
         """Act on one observation after the other; the first `WARM_UP` do not count."""
         for index, observation in enumerate(observations):
+            observation = dataclasses.replace(observation, stamp_ns=self.stamp_ns)
+            self.stamp_ns += round(self.session.contract.execute * self.session.contract.action_period_s * 1e9)
             began = time.perf_counter()
             self.session.act(observation)
             elapsed = time.perf_counter() - began
@@ -273,56 +267,6 @@ def random_observation(contract: PolicyContract, random: np.random.Generator) ->
     return Observation(stamp_ns=0, values=values)
 
 
-def graph_calls(sampler: Sampler) -> dict[str, int]:
-    """How often each graph runs for one chunk."""
-    if isinstance(sampler, DiffusionSampler):
-        return {"encoder": 1, "denoiser": len(sampler.steps), "decoder": 1}
-    return {"policy": 1}
-
-
-def evaluations(sampler: Sampler) -> int:
-    """How often the network runs for one chunk: once a denoising step; CARP's scales are all in one run."""
-    return max(graph_calls(sampler).values())
-
-
-def work_of(bundle: Path) -> Work:
-    """Count what a bundle's graphs hold and compute for one chunk. Raises BundleError."""
-    files = read_bundle(bundle)
-    params = flop = 0
-    for name, times in graph_calls(files.sampler).items():
-        model = onnx.shape_inference.infer_shapes(onnx.load_from_string(files.graphs[name]))
-        params += _numbers(model.graph)
-        flop += times * _flop(model.graph)
-    return Work(params, flop)
-
-
-def _numbers(graph: onnx.GraphProto) -> int:
-    """Elements of the constant arrays.
-
-    PyTorch's export writes a transposed matrix as one copy a use, each under a name of its own (`val_1`, `val_2`, ...):
-    equal ones count once.
-    """
-    arrays = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims]
-    distinct = {(tensor.raw_data if tensor.name.startswith("val_") else tensor.name): tensor for tensor in arrays}
-    return sum(prod(tensor.dims) for tensor in distinct.values())
-
-
-def _flop(graph: onnx.GraphProto) -> int:
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        shapes[value.name] = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
-    total = 0
-    for node in graph.node:
-        if node.op_type in {"MatMul", "Gemm"}:
-            flags = {attribute.name: attribute.i for attribute in node.attribute}
-            inner = shapes[node.input[0]][-2 if flags.get("transA") else -1]
-            total += 2 * prod(shapes[node.output[0]]) * inner
-        elif node.op_type in {"Conv", "ConvTranspose"}:  # the weight's first axis: that which every product adds to
-            over = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]]
-            total += 2 * prod(over) * prod(shapes[node.input[1]][1:])
-    return total
-
-
 def _given(path: Path, folder: Path, threads: int) -> list[Candidate]:
     """The rows of a policy of the user's."""
     if is_checkpoint(path):
@@ -418,6 +362,7 @@ def _rows(candidates: Sequence[Candidate], threads: int, matrix_gflops: float) -
                 "times_faster_than_ddim16": reference / c.percentile_ms(50) if reference else None,
                 "times_faster_than_paper_ddim16": paper / c.percentile_ms(50) if paper else None,
                 "mflop": c.work.flop / 1e6,
+                "mflop_per_executed_action": c.work.flop / contract.execute / 1e6,
                 "floor_ms": c.work.flop / matrix_gflops / 1e6,
                 "operators": _operators(c),
             }
@@ -455,7 +400,10 @@ def show(result: dict[str, Any]) -> None:
         padding=(0, 1, 0, 0),
     )
     work.add_column("policy", overflow="fold")
-    headers = ("params", "runs per\naction", "MFLOP", "floor\nms", "p50\nms", "p50 /\nfloor", "ops", "us per\nop")
+    headers = (
+        "params", "runs per\naction", "MFLOP per\naction", "MFLOP", "floor\nms", "p50\nms", "p50 /\nfloor", "ops",
+        "us per\nop",
+    )  # fmt: skip
     for column in headers:
         work.add_column(column, justify="right")
     for row in rows:
@@ -464,6 +412,7 @@ def show(result: dict[str, Any]) -> None:
                 row["policy"],
                 f"{row['params'] / 1e6:.2f} M",
                 f"{row['evaluations_per_executed_action']:.3g}",
+                f"{row['mflop_per_executed_action']:.2f}",
                 f"{row['mflop']:.1f}",
                 f"{row['floor_ms']:.3f}",
                 f"{row['p50_ms']:.2f}",

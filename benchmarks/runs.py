@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+from rich.table import Table
+
 from benchmarks.commands import visuomotor
+from episodes.report import wilson_interval
 
 DEMONSTRATIONS = 50  # of each task
 
@@ -26,6 +31,8 @@ class PolicyRun:
         observations: the observation set, `state` or `image`.
         training: further arguments of `visuomotor train`.
         execute: actions carried out before the policy looks again, in the evaluation; None: as it was trained for.
+        sampling: names and values, for `visuomotor export --sampling`.
+        trained: another run's folder, whose checkpoint is exported instead of training one.
     """
 
     folder: Path
@@ -35,6 +42,13 @@ class PolicyRun:
     observations: str = "state"
     training: tuple[object, ...] = ()
     execute: int | None = None
+    sampling: tuple[object, ...] = ()
+    trained: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """What was trained."""
+        return (self.trained or self.folder) / "checkpoint"
 
     @property
     def bundle(self) -> Path:
@@ -59,12 +73,13 @@ class PolicyRun:
         if self.bundle.exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = self.folder / "checkpoint"
-        visuomotor(
-            "train", self.family, "--dataset", self.dataset, "--output", checkpoint, "--resume", *self.training,
-            threads=1, log=self.folder / "train.log",
-        )  # fmt: skip
-        visuomotor("export", checkpoint, "--output", self.bundle, log=self.folder / "export.log")
+        if self.trained is None:
+            visuomotor(
+                "train", self.family, "--dataset", self.dataset, "--output", self.checkpoint, "--resume",
+                *self.training, threads=1, log=self.folder / "train.log",
+            )  # fmt: skip
+        anew = ("--sampling", *self.sampling) if self.sampling else ()
+        visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
 
     def evaluate(self, episodes: int, seed: int) -> None:
         """`visuomotor eval` on unseen seeds, with a process a core; kept once done."""
@@ -88,6 +103,47 @@ def train_all(runs: Sequence[PolicyRun]) -> None:
             run.collect()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(PolicyRun.train, runs))
+
+
+def compare(groups: Mapping[str, Sequence[PolicyRun]]) -> dict:
+    """Every row of every run; and of each group the mean, the spread and the parameters."""
+    rows, figures = [], {}
+    for group, runs in groups.items():
+        found = [
+            {"group": group, "run": run.folder.name, "training": [str(word) for word in run.training], **row}
+            for run in runs
+            for row in run.rows()
+        ]
+        rates = [row["success_rate"] for row in found]
+        solved, tried = sum(row["successes"] for row in found), sum(row["episodes"] for row in found)
+        figures[group] = {
+            "mean_success_rate": statistics.fmean(rates),
+            "ci95": wilson_interval(solved, tried),
+            "lowest": min(rates),
+            "highest": max(rates),
+            "standard_deviation": statistics.stdev(rates) if len(rates) > 1 else 0.0,
+            "parameters": parameters(runs[0].checkpoint),
+        }
+        rows += found
+    return {"groups": figures, "rows": rows}
+
+
+def show_comparison(console: Console, title: str, result: dict) -> None:
+    """Print what `compare` gave."""
+    table = Table(title=title)
+    for column in ("policy", "run", "task", "success", "95 % interval", "inference ms p50"):
+        table.add_column(column)
+    for row in result["rows"]:
+        low, high = row["ci95"]
+        inference = f"{row['inference_ms']['p50']:.2f}"
+        table.add_row(
+            row["group"], row["run"], row["task"], f"{row['success_rate']:.2f}", f"{low:.2f}-{high:.2f}", inference
+        )
+    for group, figures in result["groups"].items():
+        low, high = figures["ci95"]
+        mean, million = f"{figures['mean_success_rate']:.3f}", figures["parameters"] / 1e6
+        table.add_row(group, f"{million:.3f} M parameters", "mean", mean, f"{low:.2f}-{high:.2f}", "")
+    console.print(table)
 
 
 def parameters(checkpoint: Path) -> int:

@@ -35,6 +35,8 @@ STITCHINGS = ("latest", "prefix")
 class Listening:
     """A runtime whose sessions' chunks are kept."""
 
+    residual_noise = None
+
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.chunks: list[ActionChunk] = []

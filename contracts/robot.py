@@ -17,7 +17,9 @@ class Sensor(Contract, frozen=True, kw_only=True):
         name: how the rest of the contract refers to it.
         topic: ROS topic, relative to the robot's namespace.
         type: message type. JointState carries `fields` by name (so order on the wire does not matter); PoseStamped
-            carries a position as the three `fields`, in `frame`.
+            carries a position as the three `fields`, in `frame`; Imu carries as its ten `fields`, whatever their
+            names, orientation x y z w (REP-145: of `frame` in the world, z up), angular velocity x y z and linear
+            acceleration x y z (gravity with it: upward at rest), both in `frame`.
         fields: names of the scalars it measures, unique in the whole robot.
         units: one a field (SI; "1" where it has none).
         rate_hz: how often it is published.
@@ -28,7 +30,7 @@ class Sensor(Contract, frozen=True, kw_only=True):
 
     name: str
     topic: str
-    type: Literal["sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped"]
+    type: Literal["sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/Imu"]
     fields: tuple[str, ...]
     units: tuple[str, ...]
     rate_hz: float
@@ -42,6 +44,9 @@ class Sensor(Contract, frozen=True, kw_only=True):
         require(bool(self.fields), f"sensor {self.name!r} measures nothing")
         if self.type == "geometry_msgs/msg/PoseStamped":
             require(len(self.fields) == 3, f"sensor {self.name!r}: a PoseStamped gives 3 fields: x, y, z")
+        if self.type == "sensor_msgs/msg/Imu":
+            given = "orientation x y z w, angular velocity x y z, linear acceleration x y z"
+            require(len(self.fields) == 10, f"sensor {self.name!r}: an Imu gives 10 fields: {given}")
 
 
 class Camera(Contract, frozen=True, kw_only=True):
@@ -158,7 +163,7 @@ class RobotContract(Contract, frozen=True, kw_only=True):
 
     Attributes:
         name: of the robot; also its ROS namespace.
-        body: the module that simulates it (`metaworld`), or `external` for a real one.
+        body: what simulates it (`metaworld`; `quadruped`: `sim.legged`), or `external` for a real one.
         control_rate_hz: commands a second.
         joint_names: in the order of the robot's own description (URDF or MJCF).
         home: joint positions of the safe starting pose, rad or m, one a joint.
@@ -171,7 +176,7 @@ class RobotContract(Contract, frozen=True, kw_only=True):
     """
 
     name: str
-    body: Literal["metaworld", "external"]
+    body: Literal["metaworld", "quadruped", "external"]
     control_rate_hz: float
     joint_names: tuple[str, ...]
     home: tuple[float, ...]

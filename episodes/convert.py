@@ -230,8 +230,8 @@ def _observed(feature: Feature, recorded: _Recorded, chosen: dict[str, np.ndarra
 def dataset_to_bag(dataset: Dataset, bag: Path | str, episodes: Iterable[int] | None = None) -> Path:
     """Write episodes of a dataset as a recording with the robot's topics, one file an episode.
 
-    Commands are those really executed. Every sensor whose fields the observation set holds is there; a PoseStamped only
-    when all three of its fields are. Stamps begin at 1 s, since a dataset knows no date.
+    Commands are those really executed. Every sensor whose fields the observation set holds is there; a PoseStamped
+    or an Imu only when all of its fields are. Stamps begin at 1 s, since a dataset knows no date.
 
     Raises:
         BagError: the directory is not empty.

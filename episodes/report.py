@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def wilson_interval(successes: int, episodes: int, z: float = Z_95) -> tuple[flo
     scale = 1 + z * z / episodes
     middle = rate + z * z / (2 * episodes)
     return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+
+def noise_carried_out(ages: Mapping[str, int], residual_noise: Sequence[float] | None) -> dict[str, float] | None:
+    """How noisy the actions that were carried out still were, when a policy decides them little by little.
+
+    Args:
+        ages: commands by their age in control periods, which is the action's place in its chunk.
+        residual_noise: standard deviation of the noise left at each place, 0 (decided) to 1 (nothing but noise).
+
+    Returns:
+        {"mean", "max"} over all commands; None if there was none, or if the policy decides all at once.
+    """
+    if residual_noise is None or not ages:
+        return None
+    noise = {age: residual_noise[int(age)] for age in ages}
+    mean = sum(count * noise[age] for age, count in ages.items()) / sum(ages.values())
+    return {"mean": round(mean, 4), "max": round(max(noise.values()), 4)}
 
 
 def hardware() -> dict[str, Any]:

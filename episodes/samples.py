@@ -14,6 +14,7 @@ from episodes.messages import header_message, joint_state, message_type, stamp_n
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 POSE = "geometry_msgs/msg/PoseStamped"
+IMU = "sensor_msgs/msg/Imu"
 IMAGE = "sensor_msgs/msg/Image"
 BOOL = "std_msgs/msg/Bool"
 STRING = "std_msgs/msg/String"
@@ -29,6 +30,9 @@ def fields_of(sensor: Sensor, message: Any) -> dict[str, float]:
     if sensor.type == POSE:
         position = message.pose.position
         values = dict(zip(sensor.fields, (position.x, position.y, position.z), strict=True))
+    elif sensor.type == IMU:
+        q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
+        values = dict(zip(sensor.fields, (q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z), strict=True))
     else:
         values = named_positions(message)
     values = {name: value for name, value in values.items() if name in sensor.fields}
@@ -94,6 +98,12 @@ def sensor_message(robot: RobotContract, sensor: Sensor, values: dict[str, float
         still = message_type("geometry_msgs/msg/Quaternion")(0.0, 0.0, 0.0, 1.0)
         pose = message_type("geometry_msgs/msg/Pose")(point, still)
         return message_type(POSE)(header_message(stamp, sensor.frame), pose)
+    if sensor.type == IMU:
+        qx, qy, qz, qw, *rest = (values[name] for name in sensor.fields)
+        orientation = message_type("geometry_msgs/msg/Quaternion")(qx, qy, qz, qw)
+        vector, unknown = message_type("geometry_msgs/msg/Vector3"), np.zeros(9)
+        header, turning, pushed = header_message(stamp, sensor.frame), vector(*rest[:3]), vector(*rest[3:])
+        return message_type(IMU)(header, orientation, unknown, turning, unknown, pushed, unknown)
     return joint_state(stamp, sensor.frame, list(values), np.array(list(values.values())))
 
 

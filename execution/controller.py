@@ -51,6 +51,11 @@ class ControllerCore:
 
     It follows the policy only while everything that it decides from is fresh; otherwise it holds, each channel in its
     own way. Whatever is refused is counted in `counters`, by reason, and changes nothing else.
+
+    Attributes:
+        counters: what was refused, limited or held for, and each change of the mode.
+        ages: commands that followed the policy, by their age: control periods from the observation that the newest
+            chunk in the command answers to the time that the action was meant for.
     """
 
     def __init__(
@@ -88,6 +93,7 @@ class ControllerCore:
         self._measurements = Measurements(robot, needed, self._future_ns)
         self._integrating = robot.command.kind != "joint_position"
         self.counters: Counter[str] = Counter()
+        self.ages: Counter[int] = Counter()
         self._mode = Mode.INACTIVE
         self._active = False
         self._sent: NDArray[np.float64] | None = None  # the latest command, for `hold: last` and for the rate limit
@@ -214,6 +220,7 @@ class ControllerCore:
         self._hold_since_ns, self._held_at = None, None
         self._set_mode(Mode.RUN)
         self.counters.update(f"limited.{intervention}" for intervention in result.interventions)
+        self.ages[self._stitching.age] += 1
         self._sent, self._sent_ns = result.command, now_ns
         return Command(result.command, Mode.RUN, result.interventions)
 

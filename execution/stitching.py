@@ -17,7 +17,13 @@ PREFIX_ACTIONS = 4
 
 
 class Stitching(Protocol):
-    """Chunks in, one action at a time out. All times are on one clock of the caller's."""
+    """Chunks in, one action at a time out. All times are on one clock of the caller's.
+
+    Attributes:
+        age: of the action that `sample` gave last: periods from the start of the newest chunk in it to its own time.
+    """
+
+    age: int
 
     def add(self, chunk: ActionChunk) -> bool:
         """Take a chunk; False if it is refused because it starts before one that was already taken."""
@@ -39,6 +45,7 @@ class LatestChunk:
     """
 
     def __init__(self) -> None:
+        self.age = 0
         self._chunks: deque[ActionChunk] = deque(maxlen=MAX_CHUNKS)
 
     def add(self, chunk: ActionChunk) -> bool:
@@ -55,7 +62,10 @@ class LatestChunk:
         if oldest_ns is not None and chunk.start_ns < oldest_ns:
             return None
         index = chunk.index(now_ns)
-        return chunk.actions[index] if 0 <= index < chunk.horizon else None
+        if not 0 <= index < chunk.horizon:
+            return None
+        self.age = index
+        return chunk.actions[index]
 
     def clear(self) -> None:
         """Forget every chunk."""
@@ -69,6 +79,7 @@ class TemporalEnsemble:
     """
 
     def __init__(self, decay: float = 0.01) -> None:
+        self.age = 0
         self._decay = decay
         self._chunks: deque[ActionChunk] = deque(maxlen=MAX_CHUNKS)
 
@@ -81,9 +92,11 @@ class TemporalEnsemble:
         young = [c for c in self._chunks if oldest_ns is None or c.start_ns >= oldest_ns]
         alive = [c for c in young if c.index(now_ns) < c.horizon]
         self._chunks = deque(alive, MAX_CHUNKS)
-        said = [c.actions[c.index(now_ns)] for c in alive if c.index(now_ns) >= 0]
-        if not said:
+        begun = [c for c in alive if c.index(now_ns) >= 0]
+        if not begun:
             return None
+        self.age = begun[-1].index(now_ns)
+        said = [c.actions[c.index(now_ns)] for c in begun]
         weights = np.exp(-self._decay * np.arange(len(said)))
         return np.asarray(weights @ np.stack(said) / weights.sum())
 

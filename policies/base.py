@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from contracts import PolicyContract, PolicyObservation, RobotContract
-from policies.config import PolicyConfig, TrainingConfig
+from policies.config import ChunkConfig, TrainingConfig
 from policies.runtime.graphs import observation_types
 from policies.runtime.sampler import Sampler
 
@@ -43,24 +43,36 @@ class Stage:
         module: what is trained: `module(batch, generator)` gives what `Policy.loss` does.
         training: how.
         observes: False if it learns from actions alone, so that no observation need be read.
+        future: how many periods ahead observations are read too, as `future.<key>` (`Windows.with_future`).
+        encode: what takes the place of every picture, worked out once, when the stage begins (`Windows.encoded`).
     """
 
     name: str
     module: nn.Module
     training: TrainingConfig
     observes: bool = True
+    future: tuple[int, ...] = ()
+    encode: Callable[[str, Tensor], Tensor] | None = None
 
 
 class Policy(nn.Module, ABC):
     """A network that learns from demonstrations and gives action chunks.
 
     Normalisation is part of the network: it takes and gives the units of the contract.
+
+    Attributes:
+        family: its name.
+        config_type: its choices;
+        sampling: those of them that training does not depend on, so that they can be made anew at export;
+        learns_from_video: whether episodes without actions are of use to it.
     """
 
     family: ClassVar[str]
-    config_type: ClassVar[type[PolicyConfig]]
+    config_type: ClassVar[type[ChunkConfig]]
+    sampling: ClassVar[tuple[str, ...]]
+    learns_from_video: ClassVar[bool] = False
 
-    def __init__(self, config: PolicyConfig, contract: PolicyContract) -> None:
+    def __init__(self, config: ChunkConfig, contract: PolicyContract) -> None:
         super().__init__()
         self.config = config
         self.contract = contract
@@ -68,6 +80,9 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the ranges of the dataset: key -> {"min": ..., "max": ...}."""
+
+    def fit_robot(self, robot: RobotContract) -> None:  # noqa: B027  # most need nothing of it
+        """Take what acting needs of the robot. Raises ValueError for one that such a policy cannot drive."""
 
     def stages(self, training: TrainingConfig) -> Iterator[Stage]:
         """How it is trained: stage after stage, each with the averaged weights of those before."""
@@ -91,7 +106,7 @@ class Policy(nn.Module, ABC):
 
 
 def make_contract(
-    family: str, config: PolicyConfig, robot: RobotContract, observation_set: str, task: str
+    family: str, config: ChunkConfig, robot: RobotContract, observation_set: str, task: str
 ) -> PolicyContract:
     """The promise of a policy trained with `config` on data of `robot`, its observations those of `observation_set`."""
     observations = tuple(

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
+import msgspec
+import yaml
 
 from contracts import PolicyContract, RobotContract
 from contracts.serialization import Contract
 from policies.base import Policy
-from policies.config import PolicyConfig
+from policies.config import ChunkConfig
 from policies.registry import policy_type
+from policies.tensors import CheckpointError, load_strictly, read_tensors, write_atomically, write_tensors
+
+__all__ = ["CheckpointError", "load_strictly", "read_tensors", "write_atomically", "write_tensors"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: says which file and what is wrong with it."""
 
 
 class CheckpointConfig(Contract, frozen=True, kw_only=True):
@@ -41,13 +37,30 @@ class CheckpointConfig(Contract, frozen=True, kw_only=True):
     robot: RobotContract
     training: dict[str, Any]
 
-    def policy_config(self) -> PolicyConfig:
+    def policy_config(self) -> ChunkConfig:
         """The typed configuration of the policy. Raises ContractError or ValueError."""
         return policy_type(self.contract.policy).config_type.from_dict(self.policy, source=f"{CONFIG_FILE}: policy")
 
+    def with_sampling(self, choices: Mapping[str, str]) -> CheckpointConfig:
+        """The same with other choices of `Policy.sampling`, name -> value as text, such as `inference_steps` -> `16`.
+
+        Raises:
+            ValueError: training depends on such a choice, or there is none, or not this value.
+        """
+        kind = policy_type(self.contract.policy)
+        unknown = sorted(set(choices) - set(kind.sampling))
+        if unknown:
+            can = ", ".join(kind.sampling)
+            raise ValueError(f"{unknown[0]} cannot be chosen after training; of a {kind.family} policy can: {can}")
+        values = {name: yaml.safe_load(value) for name, value in choices.items()}
+        config = kind.config_type.from_dict(self.policy | values, source="sampling")
+        return msgspec.structs.replace(self, policy=config.to_dict())
+
     def build(self) -> Policy:
         """A network with fresh weights. Raises ContractError or ValueError."""
-        return policy_type(self.contract.policy)(self.policy_config(), self.contract)
+        policy = policy_type(self.contract.policy)(self.policy_config(), self.contract)
+        policy.fit_robot(self.robot)
+        return policy
 
 
 def is_checkpoint(path: Path | str) -> bool:
@@ -55,15 +68,19 @@ def is_checkpoint(path: Path | str) -> bool:
     return (Path(path) / WEIGHTS_FILE).is_file()
 
 
-def load_checkpoint(path: Path | str) -> tuple[Policy, CheckpointConfig]:
+def load_checkpoint(path: Path | str, sampling: Mapping[str, str] | None = None) -> tuple[Policy, CheckpointConfig]:
     """The policy, in evaluation mode on the CPU, and what is known of it.
 
+    `sampling`: choices to be made anew (`CheckpointConfig.with_sampling`).
+
     Raises:
-        CheckpointError: a file is missing or damaged, or the weights are not exactly those of this network.
+        CheckpointError: a file is missing or damaged, the weights are not exactly those of this network, or a choice
+            cannot be made.
     """
     path = Path(path)
     config = load_config(path)
     try:
+        config = config.with_sampling(sampling or {})
         policy = config.build()
     except ValueError as error:
         raise CheckpointError(f"{path / CONFIG_FILE}: {error}") from None
@@ -78,53 +95,6 @@ def load_config(path: Path) -> CheckpointConfig:
         return CheckpointConfig.load(path / CONFIG_FILE)
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-
-
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy `tensors` into `module` if, and only if, they are exactly its own.
-
-    Raises:
-        CheckpointError: lists every tensor that is missing, not known, of another shape or dtype, or not finite.
-    """
-    wanted = module.state_dict()
-    found = [f"missing: {name}" for name in wanted if name not in tensors]
-    found += [f"not of this network: {name}" for name in tensors if name not in wanted]
-    for name, tensor in tensors.items():
-        if name not in wanted:
-            continue
-        if tensor.shape != wanted[name].shape or tensor.dtype != wanted[name].dtype:
-            right = f"{wanted[name].dtype} {tuple(wanted[name].shape)}"
-            found.append(f"{name}: is {tensor.dtype} {tuple(tensor.shape)}, must be {right}")
-        elif tensor.is_floating_point() and not tensor.isfinite().all():
-            found.append(f"{name}: has numbers that are not finite")
-    if found:
-        raise CheckpointError(f"{source}: not this network's weights:\n" + "\n".join(f"  - {f}" for f in found))
-    module.load_state_dict(dict(tensors), strict=True)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors of a safetensors file, and its metadata. Raises CheckpointError."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors ({error})") from None
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file so that at any moment the old or the new one is there, whole."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(contiguous, dict(metadata)))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside, sync, rename."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_config(path: Path, config: CheckpointConfig) -> None:

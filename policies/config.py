@@ -7,9 +7,11 @@ from typing import Literal
 
 from contracts.serialization import Contract, require, require_finite
 
+GROUPS = 8  # of every GroupNorm (arXiv 2303.04137, appendix A); widths are multiples of it
 
-class PolicyConfig(Contract, frozen=True, kw_only=True):
-    """What the configurations of all policies have in common.
+
+class ChunkConfig(Contract, frozen=True, kw_only=True):
+    """What a policy's contract is made of, whatever the policy.
 
     Attributes:
         horizon: actions in a chunk.
@@ -22,6 +24,26 @@ class PolicyConfig(Contract, frozen=True, kw_only=True):
     execute: int = 8
     state_history: int = 2
     image_history: int = 1
+
+
+class PolicyConfig(ChunkConfig, frozen=True, kw_only=True):
+    """What the configurations of all policies that look through a ResNet have in common.
+
+    Attributes:
+        image_width: channels of the image ResNet's first stage. 64 in ResNet18.
+        keypoints: image positions that the spatial softmax gives, a camera.
+        shift_pixels: largest random shift of the pictures in training. 0 for a camera that does not move: there, the
+            place of a thing in the picture is what the policy must learn.
+    """
+
+    image_width: int = 16
+    keypoints: int = 32
+    shift_pixels: int = 0
+
+    def __post_init__(self) -> None:
+        require_width("image_width", self.image_width)
+        require(self.keypoints > 0, "keypoints must be positive")
+        require(self.shift_pixels >= 0, "shift_pixels cannot be negative")
 
 
 class TrainingConfig(Contract, frozen=True, kw_only=True):
@@ -79,3 +101,8 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
+
+
+def require_width(name: str, width: int) -> None:
+    """Refuse a number of channels that GroupNorm cannot split. Raises ContractError."""
+    require(width > 0 and width % GROUPS == 0, f"{name} must be a positive multiple of {GROUPS}, not {width}")

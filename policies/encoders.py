@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from contracts import PolicyContract
+from policies.config import GROUPS
 from policies.normalization import OBSERVATION_LIMIT, MinMaxNormalizer, normalize_image
 from policies.runtime.graphs import TASK
-
-GROUPS = 8
 
 
 class BasicBlock(nn.Module):
@@ -98,6 +97,7 @@ class ObservationEncoder(nn.Module):
     def __init__(self, contract: PolicyContract, image_width: int, keypoints: int) -> None:
         super().__init__()
         self.observed = tuple(o.feature.key for o in contract.observations)
+        self.image_keys = tuple(o.feature.key for o in contract.observations if o.feature.is_image)
         self.tasks = len(contract.instructions) if len(contract.instructions) > 1 else 0
         self.keys = (*self.observed, TASK) if self.tasks else self.observed
         self.encoders = nn.ModuleDict()
@@ -133,6 +133,13 @@ class ObservationEncoder(nn.Module):
             flat = self.encoders[_module_name(key)](value.flatten(0, 1))
             encoded.append(flat.unflatten(0, value.shape[:2]).flatten(1))
         return torch.cat(encoded, dim=-1)
+
+    def encode(self, batch: Mapping[str, Tensor], shift_pixels: int, generator: torch.Generator) -> Tensor:
+        """The observations of a training batch, their pictures shifted at random (`random_shift`)."""
+        values = {key: batch[key] for key in self.keys}
+        for key in self.image_keys:
+            values[key] = random_shift(values[key], shift_pixels, generator)
+        return self(*values.values())
 
 
 def random_shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:

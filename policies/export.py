@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
+import onnx
 import torch
 
 from policies.base import Graph
@@ -16,18 +18,20 @@ from policies.runtime.bundle import CARD_FILE, CONTRACT_FILE, ROBOT_FILE, SAMPLE
 from policies.runtime.runtime import Runtime
 
 
-def export(checkpoint: Path | str, output: Path | str) -> Path:
+def export(checkpoint: Path | str, output: Path | str, sampling: Mapping[str, str] | None = None) -> Path:
     """Write the bundle of a checkpoint, then load it to see that it runs.
 
     A bundle that is already there is replaced, but for its model card (README.md); where there is none, one is begun.
+
+    `sampling`: choices to be made otherwise than in training (`CheckpointConfig.with_sampling`).
 
     Returns:
         The bundle's directory.
 
     Raises:
-        CheckpointError: the checkpoint cannot be used.
+        CheckpointError: the checkpoint cannot be used, or not so.
     """
-    policy, config = load_checkpoint(checkpoint)
+    policy, config = load_checkpoint(checkpoint, sampling)
     output = Path(output)
     work = output.with_name(f".{output.name}.writing")
     shutil.rmtree(work, ignore_errors=True)
@@ -62,4 +66,17 @@ def write_graph(graph: Graph, path: Path) -> None:
             verbose=False,
         )
     assert program is not None  # it is, with dynamo=True
-    program.save(path, external_data=False)
+    path.write_bytes(without_origin(program.model_proto).SerializeToString())
+
+
+def without_origin(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph without the lines of which files it was traced from: paths of the machine that made it."""
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+        attributes = [attribute for node in graph.node for attribute in node.attribute]
+        graphs += [attribute.g for attribute in attributes if attribute.HasField("g")]
+    return model

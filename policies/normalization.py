@@ -56,6 +56,18 @@ class MinMaxNormalizer(nn.Module):
         return x * self.half_range + self.center
 
 
+class Decoder(nn.Module):
+    """From a normalised chunk to actions in the data's units: the last graph of a diffusion policy."""
+
+    def __init__(self, normalizer: MinMaxNormalizer) -> None:
+        super().__init__()
+        self.normalizer = normalizer
+
+    def forward(self, sample: Tensor) -> Tensor:
+        """[batch, horizon, action_dim], likewise."""
+        return self.normalizer.inverse(sample)
+
+
 def normalize_image(image: Tensor) -> Tensor:
     """uint8 [..., height, width, 3] to float [..., 3, height, width] within [-1, 1]."""
     return (image.float() / 127.5 - 1).movedim(-1, -3)

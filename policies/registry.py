@@ -5,8 +5,12 @@ from __future__ import annotations
 from policies.base import Policy
 from policies.carp.policy import CarpPolicy
 from policies.diffusion.policy import DiffusionPolicy
+from policies.pad.policy import PadPolicy
+from policies.streaming.policy import StreamingPolicy
 
-FAMILIES: dict[str, type[Policy]] = {kind.family: kind for kind in (CarpPolicy, DiffusionPolicy)}
+FAMILIES: dict[str, type[Policy]] = {
+    kind.family: kind for kind in (CarpPolicy, DiffusionPolicy, PadPolicy, StreamingPolicy)
+}
 
 
 def policy_type(family: str) -> type[Policy]:

@@ -12,10 +12,11 @@ import torch
 from episodes.dataset import Dataset
 from policies.base import make_contract
 from policies.checkpoint import CONFIG_FILE, CheckpointConfig, CheckpointError, load_config, write_config
-from policies.config import PolicyConfig, TrainingConfig
+from policies.config import ChunkConfig, TrainingConfig
 from policies.registry import policy_type
 from policies.trainer import Trainer, TrainingResult
 from policies.training_state import STATE_FILE
+from policies.video import VideoMixture, video_windows
 from policies.windows import Windows
 
 
@@ -23,10 +24,12 @@ def train_policy(
     family: str,
     dataset: Path | str,
     output: Path | str,
-    policy: PolicyConfig | None = None,
+    policy: ChunkConfig | None = None,
     training: TrainingConfig | None = None,
     resume: bool = False,
     progress_bar: bool = True,
+    video: Path | str | None = None,
+    video_fraction: float = 0.3,
 ) -> TrainingResult:
     """Train a policy on a dataset's successful episodes; checkpoint and TensorBoard's log go to the directory `output`.
 
@@ -38,9 +41,12 @@ def train_policy(
         training: the trainer's configuration; None: its default.
         resume: go on from the state in `output` (from the beginning, if it has none).
         progress_bar: show one.
+        video: a second dataset, of which pictures and instructions alone are learned from.
+        video_fraction: of a batch that comes from it.
 
     Raises:
-        ValueError: no such family, a configuration that does not fit, or no successful episode.
+        ValueError: no such family, a configuration or robot that does not fit, video for a policy that cannot use it,
+            or no successful episode.
         DatasetError: the dataset cannot be used.
         CheckpointError: `output` already holds a run, or one that was started differently.
         TrainingDiverged: the loss is not finite.
@@ -51,23 +57,32 @@ def train_policy(
     output = Path(output)
     source = Dataset(dataset)
     arrays = source.arrays()
-    contract = make_contract(family, policy, source.robot, source.observation_set, "\n".join(arrays.tasks))
+    if video is not None and not kind.learns_from_video:
+        raise ValueError(f"a {family} policy learns nothing from video without actions")
+    tasks = dict.fromkeys([*arrays.tasks, *(Dataset(video).tasks if video is not None else ())])
+    contract = make_contract(family, policy, source.robot, source.observation_set, "\n".join(tasks))
     windows = Windows(arrays, contract, use=[episode.success for episode in source.episodes])
+    samples: Windows | VideoMixture = windows
+    data = _description(windows)
+    if video is not None:
+        samples = VideoMixture(windows, video_windows(video, contract), video_fraction)
+        data["video"] = {**_description(samples.video), "fraction": video_fraction}
     config = CheckpointConfig(
         policy=policy.to_dict(),
         contract=contract,
         robot=source.robot,
-        training={"config": training.to_dict(), "data": _description(windows)},
+        training={"config": training.to_dict(), "data": data},
     )
     _prepare(output, config, resume)
     torch.manual_seed(training.seed)
     network = kind(policy, contract)
+    network.fit_robot(source.robot)
     network.fit_normalization(windows.statistics())
     elapsed_s = 0.0
     for stage in network.stages(training):
         folder = output / stage.name
         folder.mkdir(exist_ok=True)
-        trainer = Trainer(stage, windows, folder, progress_bar)
+        trainer = Trainer(stage, samples, folder, progress_bar)
         if trainer.accelerator.is_main_process:
             write_config(output, config)
         if (folder / STATE_FILE).exists():

@@ -21,7 +21,8 @@ from policies.base import Stage
 from policies.checkpoint import WEIGHTS_FILE, write_tensors
 from policies.ema import ExponentialMovingAverage
 from policies.training_state import Progress, load_state, save_state, trained_parameters
-from policies.windows import Windows, sample_indices, step_generator
+from policies.video import VideoMixture
+from policies.windows import Windows, step_generator
 
 LOG_EVERY = 20  # steps
 
@@ -52,18 +53,21 @@ class TrainingResult:
 class Trainer:
     """Trains one stage of a policy and keeps its weights and its state in `output` up to date."""
 
-    def __init__(self, stage: Stage, windows: Windows, output: Path, progress_bar: bool = True) -> None:
+    def __init__(self, stage: Stage, windows: Windows | VideoMixture, output: Path, progress_bar: bool = True) -> None:
         config = stage.training
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config = config
         self.name = stage.name
-        self.windows = windows if stage.observes else windows.without_observations()
+        observed = windows if stage.observes else windows.without_observations()
+        self.windows: Windows | VideoMixture = observed.with_future(stage.future)
         self.output = output
         self.accelerator = Accelerator(
             mixed_precision="no"
         )  # autocast is ours: Accelerate fixes it for a whole process
         self.policy = stage.module.to(self.accelerator.device).train()
+        if stage.encode is not None:
+            self.windows = self.windows.encoded(stage.encode)
         self.average = ExponentialMovingAverage(self.policy, config.ema_power, config.ema_max_decay)
         self.trained = [parameter for _, parameter in trained_parameters(self.policy)]
         self.optimizer = torch.optim.AdamW(
@@ -87,7 +91,7 @@ class Trainer:
         saved = time.monotonic()
         losses: list[float] = []
         step = self.progress.step
-        with _stop_signals() as stop, self._bar() as bar, self._board() as board:
+        with stop_signals() as stop, self._bar() as bar, self._board() as board:
             while step < self.config.steps and not self._anyone_stopped(stop):
                 loss, figures = self._step(model, step)
                 step += 1
@@ -122,8 +126,8 @@ class Trainer:
     def _step(self, model: torch.nn.Module, step: int) -> tuple[float, dict[str, Any]]:
         """One optimiser step, number `step` from 0: the loss and figures to log."""
         config, rank = self.config, self.accelerator.process_index
-        indices = sample_indices(len(self.windows), config.batch_size, config.seed, step, rank)
-        batch = {key: value.to(self.accelerator.device) for key, value in self.windows.batch(indices).items()}
+        drawn = self.windows.draw(config.batch_size, config.seed, step, rank)
+        batch = {key: value.to(self.accelerator.device) for key, value in drawn.items()}
         generator = step_generator(config.seed, step, rank)
         torch.manual_seed(generator.initial_seed())  # dropout draws from torch's own generator
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -176,7 +180,7 @@ class Trainer:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
+def stop_signals() -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second signal does what it always does."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

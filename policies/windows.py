@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from contracts import PolicyContract
 from episodes.data import TrainingArrays
 from policies.base import Batch
 from policies.runtime.graphs import TASK
 
+FUTURE = "future."  # before the key of what will be observed
+ENCODED_AT_ONCE = 64  # pictures
+
 
 class Windows:
     """Cuts samples out of memory-mapped episodes; every row of every episode used is the moment of one sample.
 
-    At the start of an episode its first observation is repeated, as the runtime does; past its end the last action is.
+    At the start of an episode its first observation is repeated, as the runtime does; past its end the last action is,
+    and where the future is asked for, the last observation.
     """
 
     def __init__(self, arrays: TrainingArrays, contract: PolicyContract, use: Sequence[bool] | None = None) -> None:
@@ -29,6 +35,7 @@ class Windows:
         self.arrays = arrays
         self.contract = contract
         self.observations = contract.observations
+        self.future: tuple[int, ...] = ()
         used = np.ones(len(arrays.starts), bool) if use is None else np.asarray(use, bool)
         if not used.any():
             raise ValueError(f"none of the {len(used)} episodes can be learned from: all of them failed")
@@ -46,6 +53,28 @@ class Windows:
         bare = copy.copy(self)
         bare.observations = ()
         return bare
+
+    def with_future(self, periods: tuple[int, ...]) -> Windows:
+        """The same samples with `future.<key>` [batch, len(periods), *shape]: observations so many periods ahead."""
+        seeing = copy.copy(self)
+        seeing.future = periods
+        return seeing
+
+    def encoded(self, encode: Callable[[str, Tensor], Tensor]) -> Windows:
+        """The same samples, all pictures of which are encoded now, once, and kept in memory as float16.
+
+        `encode`: key and uint8 [pictures, height, width, 3] to [pictures, *code shape].
+        """
+        arrays = dict(self.arrays.observations)
+        for key in (o.feature.key for o in self.observations if o.feature.is_image):
+            parts = [
+                encode(key, torch.from_numpy(np.array(arrays[key][row : row + ENCODED_AT_ONCE]))).cpu().numpy()
+                for row in range(0, len(arrays[key]), ENCODED_AT_ONCE)
+            ]
+            arrays[key] = np.concatenate([part.astype(np.float16) for part in parts])
+        coded = copy.copy(self)
+        coded.arrays = replace(self.arrays, observations=arrays)
+        return coded
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
         """Key -> {"min", "max"} [size] of every vector, `action` included, over the episodes used."""
@@ -74,7 +103,16 @@ class Windows:
         rows = np.minimum(moments + np.arange(self.contract.horizon), last)
         found["action"] = torch.from_numpy(self.arrays.actions[rows])
         found[TASK] = torch.from_numpy(self.arrays.task_index[moments[:, 0]])
+        if self.future:
+            rows = np.minimum(moments + np.array(self.future), last)
+            for wanted in self.observations:
+                ahead = self.arrays.observations[wanted.feature.key][rows]
+                found[FUTURE + wanted.feature.key] = torch.from_numpy(ahead)
         return found
+
+    def draw(self, batch_size: int, seed: int, step: int, rank: int) -> Batch:
+        """The batch of a step: `batch` of `sample_indices`."""
+        return self.batch(sample_indices(len(self), batch_size, seed, step, rank))
 
 
 def sample_indices(count: int, batch_size: int, seed: int, step: int, rank: int) -> np.ndarray:

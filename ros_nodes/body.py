@@ -54,6 +54,8 @@ class SimulatedBody:
     """
 
     def __init__(self, robot: RobotContract, task: str, seed: int) -> None:
+        if robot.body != "metaworld":
+            raise ValueError(f"robot {robot.name!r}: no node simulates the body {robot.body!r}; only 'metaworld'")
         self.robot = robot
         self.commands = CommandBuffer(robot.command.timeout_s)
         self._ticks = 0

@@ -77,6 +77,7 @@ class ControllerNode(ManagedNode):
         self._steady = SteadyClock(lambda: int(self.get_clock().now().nanoseconds))
         self._figures: dict[str, Any] = {}  # of the latest activity
         self._counted: Counter[str] = Counter()
+        self._counted_ages: Counter[int] = Counter()
         self._published_mode: Mode | None = None
 
     # --- lifecycle
@@ -94,7 +95,10 @@ class ControllerNode(ManagedNode):
             self.get_logger().error(str(error))
             return TransitionCallbackReturn.FAILURE
         self._core = core
-        self._figures = DeadlineLoop(self._robot.control_rate_hz).statistics() | {"counters": {}}
+        self._figures = DeadlineLoop(self._robot.control_rate_hz).statistics() | {
+            "counters": {},
+            "action_age_steps": {},
+        }
         self.get_logger().info(f"{self._robot.name} at {self._robot.control_rate_hz:g} Hz, {self._scheduling}")
         self._connect(self._robot, core)
         self._publish_mode(core.mode)
@@ -107,7 +111,7 @@ class ControllerNode(ManagedNode):
             why = ", ".join(core.stop_reasons)
             self.get_logger().error(f"stopped ({why}); call ~/reset_controller when it is safe to go on")
             return TransitionCallbackReturn.FAILURE
-        self._counted = Counter(core.counters)
+        self._counted, self._counted_ages = Counter(core.counters), Counter(core.ages)
         self.loop = DeadlineLoop(self._robot.control_rate_hz)
         self.loop.pause_garbage_collection()
         measured_ns = core.measured_ns
@@ -133,10 +137,15 @@ class ControllerNode(ManagedNode):
         self._publish_mode(command.mode)
 
     def statistics(self) -> dict[str, Any]:
-        """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode."""
+        """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode.
+
+        `action_age_steps`: commands by their age in control periods (`ControllerCore.ages`).
+        """
         core = self._configured()
         if self.loop is not None:
-            self._figures = self.loop.statistics() | {"counters": dict(core.counters - self._counted)}
+            ages = {str(age): count for age, count in sorted((core.ages - self._counted_ages).items())}
+            counted = {"counters": dict(core.counters - self._counted), "action_age_steps": ages}
+            self._figures = self.loop.statistics() | counted
         state = {"mode": str(core.mode), "stopped_by": list(core.stop_reasons), "scheduling": self._scheduling}
         return self._figures | state
 

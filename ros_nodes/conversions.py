@@ -11,7 +11,7 @@ import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from geometry_msgs.msg import PoseStamped
 from numpy.typing import NDArray
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -21,7 +21,14 @@ from execution.chunk import MAX_HORIZON, ActionChunk
 NANOSECONDS = 1_000_000_000
 PERIOD_TOLERANCE_NS = 1_000  # time_from_start is k * period, rounded
 
-SensorMessage: TypeAlias = "JointState | PoseStamped"
+UNIT_TOLERANCE = 0.01  # an orientation's length may differ from 1 by this
+
+SensorMessage: TypeAlias = "JointState | PoseStamped | Imu"
+SENSOR_MESSAGES: dict[str, type[SensorMessage]] = {
+    "sensor_msgs/msg/JointState": JointState,
+    "geometry_msgs/msg/PoseStamped": PoseStamped,
+    "sensor_msgs/msg/Imu": Imu,
+}
 
 
 class MessageError(ValueError):
@@ -32,9 +39,9 @@ class MessageError(ValueError):
         self.reason = reason
 
 
-def sensor_message_type(sensor: Sensor) -> type[JointState] | type[PoseStamped]:
+def sensor_message_type(sensor: Sensor) -> type[SensorMessage]:
     """The message class of a sensor's topic."""
-    return JointState if sensor.type == "sensor_msgs/msg/JointState" else PoseStamped
+    return SENSOR_MESSAGES[sensor.type]
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -55,13 +62,17 @@ def sensor_fields(message: SensorMessage, sensor: Sensor) -> tuple[tuple[str, ..
         The contract's field names, in its order, and a finite value for each. A JointState may carry more joints.
 
     Raises:
-        MessageError: reason `size`, `names`, `frame` or `non_finite`.
+        MessageError: reason `size`, `names`, `frame`, `orientation` (an Imu's is no rotation, or it has none) or
+            `non_finite`.
     """
+    values: tuple[float, ...]
+    if not isinstance(message, JointState) and message.header.frame_id != sensor.frame:
+        raise MessageError("frame", f"{sensor.name}: frame {message.header.frame_id!r}, not {sensor.frame!r}")
     if isinstance(message, PoseStamped):
-        if message.header.frame_id != sensor.frame:
-            raise MessageError("frame", f"{sensor.name}: frame {message.header.frame_id!r}, not {sensor.frame!r}")
         position = message.pose.position
         values = (position.x, position.y, position.z)
+    elif isinstance(message, Imu):
+        values = _imu_values(message, sensor)
     else:
         names = list(message.name)
         if len(names) != len(message.position):
@@ -89,18 +100,30 @@ def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray
     values = [float(value) for value in values]
     if len(values) != len(sensor.fields):
         raise ValueError(f"sensor {sensor.name!r} has {len(sensor.fields)} fields, not {len(values)}")
-    if sensor_message_type(sensor) is PoseStamped:
-        pose = PoseStamped()
-        pose.header.stamp = to_stamp(stamp)
-        pose.header.frame_id = sensor.frame
-        pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = values
-        return pose
-    joints = JointState()
-    joints.header.stamp = to_stamp(stamp)
-    joints.header.frame_id = sensor.frame
-    joints.name = list(sensor.fields)
-    joints.position = array.array("d", values)
-    return joints
+    message = sensor_message_type(sensor)()
+    message.header.stamp = to_stamp(stamp)
+    message.header.frame_id = sensor.frame
+    if isinstance(message, PoseStamped):
+        position = message.pose.position
+        position.x, position.y, position.z = values
+    elif isinstance(message, Imu):  # covariances stay 0: unknown
+        q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
+        q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z = values
+    else:
+        message.name = list(sensor.fields)
+        message.position = array.array("d", values)
+    return message
+
+
+def _imu_values(message: Imu, sensor: Sensor) -> tuple[float, ...]:
+    """The ten numbers of an Imu, in the order of `contracts.Sensor`. Raises MessageError `orientation`."""
+    if message.orientation_covariance[0] == -1:  # how a driver says that it does not estimate one (REP-145)
+        raise MessageError("orientation", f"{sensor.name}: this IMU gives no orientation")
+    q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
+    length = math.hypot(q.x, q.y, q.z, q.w)
+    if abs(length - 1) > UNIT_TOLERANCE:  # NaN is told below
+        raise MessageError("orientation", f"{sensor.name}: a quaternion of length {length:g} is no orientation")
+    return (q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z)
 
 
 def image_array(message: Image, camera: Camera) -> NDArray[np.uint8]:

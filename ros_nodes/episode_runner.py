@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from contracts import RobotContract
+from episodes.report import noise_carried_out
 from ros_nodes.graph import BODY, CONTROLLER, DISCOVERY_S, POLICY, RECORDER
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.run_report import EpisodeRow
@@ -120,6 +121,8 @@ class EpisodeRunner:
             control={k: controller[k] for k in ("rate_hz", "period_error_us", "missed", "periods")},
             inference_ms=policy["inference_ms"],
             counters=counters,
+            action_age_steps=controller["action_age_steps"],
+            residual_noise=noise_carried_out(controller["action_age_steps"], policy["residual_noise"]),
         )
 
     def _statistics(self, name: str) -> dict[str, Any]:

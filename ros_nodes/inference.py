@@ -24,6 +24,11 @@ KEPT = 1 << 16  # the percentiles are of the latest so many inferences
 class Acting(Protocol):
     """A policy's session: one episode."""
 
+    @property
+    def residual_noise(self) -> tuple[float, ...] | None:
+        """Standard deviation of the noise left in each action of a chunk; None: all are decided."""
+        ...
+
     def act(self, observation: Observation) -> ActionChunk:
         """A chunk for one observation."""
         ...
@@ -99,11 +104,14 @@ class InferenceThread:
         return self._running and self._thread.is_alive() and not stuck
 
     def statistics(self) -> dict[str, Any]:
-        """`inference_ms` and `observation_age_ms` (at the chunk's publication) {p50, p99}, `chunks`, `counters`."""
+        """`inference_ms` and `observation_age_ms` (at the chunk's publication) {p50, p99}, `chunks`, `counters`, and
+        `residual_noise`, the session's.
+        """
         with self._condition:
             inference, age, counters = list(self._inference_ms), list(self._age_ms), dict(self._counters)
         return {
             "inference_ms": _percentiles(inference),
+            "residual_noise": self._session.residual_noise,
             "observation_age_ms": _percentiles(age),
             "chunks": len(inference),
             "counters": counters,

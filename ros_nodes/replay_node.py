@@ -32,6 +32,7 @@ DRAIN_S = 0.2  # for the last messages to leave
 STAMPED = {  # types that begin with a std_msgs/Header, so that the stamp lies at a fixed place
     "sensor_msgs/msg/JointState",
     "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/Imu",
     "geometry_msgs/msg/PoseStamped",
     "trajectory_msgs/msg/JointTrajectory",
     "std_msgs/msg/Header",

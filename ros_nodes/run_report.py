@@ -32,6 +32,8 @@ class EpisodeRow:
         control: the controller's `statistics` of this episode: rate_hz, period_error_us, missed, periods.
         inference_ms: the policy's p50 and p99 of this episode.
         counters: refusals by reason, of controller and policy; those that are zero are left out.
+        action_age_steps: commands by the control periods from the observation they answer to their own time.
+        residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
     """
 
     episode: int
@@ -42,6 +44,8 @@ class EpisodeRow:
     control: Mapping[str, Any]
     inference_ms: Mapping[str, float]
     counters: Mapping[str, int] = field(default_factory=dict)
+    action_age_steps: Mapping[str, int] = field(default_factory=dict)
+    residual_noise: Mapping[str, float] | None = None
 
     @property
     def missed(self) -> int:
@@ -51,7 +55,7 @@ class EpisodeRow:
 
 @dataclass(frozen=True)
 class RunReport:
-    """A whole run, complete or broken off (`ended_by` says why)."""
+    """A whole run, complete or broken off (`ended_by` says why); `how`: what else was chosen, by name."""
 
     robot: str
     policy: str
@@ -61,6 +65,7 @@ class RunReport:
     rows: Sequence[EpisodeRow]
     bag: str
     ended_by: str | None = None
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def successes(self) -> int:
@@ -70,11 +75,13 @@ class RunReport:
     def to_dict(self) -> dict[str, Any]:
         """The JSON of the run. Timing figures are those of the median episode; `max` is the worst of all."""
         count = len(self.rows)
+        ages = self._ages()
         return {
             "robot": self.robot,
             "policy": self.policy,
             "task": self.task,
             "seed": self.seed,
+            **self.how,
             "episodes": count,
             "successes": self.successes,
             "success_rate": self.successes / count if count else None,
@@ -83,6 +90,8 @@ class RunReport:
             "inference_ms": {p: _median(r.inference_ms.get(p) for r in self.rows) for p in ("p50", "p99")},
             "rows": [asdict(row) | {"missed": row.missed} for row in self.rows],
             "counters": dict(sum((Counter(row.counters) for row in self.rows), Counter())),
+            "action_age_steps": {str(age): count for age, count in sorted(ages.items())},
+            "residual_noise": self._residual_noise(),
             "bag": self.bag,
             "hardware": hardware(),
             "ended_by": self.ended_by,
@@ -111,7 +120,26 @@ class RunReport:
         console.print(table)
         low, high = wilson_interval(self.successes, len(self.rows))
         console.print(f"{self.successes} of {len(self.rows)} succeeded (95 % interval {low:.2f} to {high:.2f})")
+        if ages := self._ages():
+            usual = statistics.median_low(ages.elements())
+            console.print(f"commands followed observations {usual} control periods old, at most {max(ages)}")
         console.print(f"recording: {self.bag}", soft_wrap=True)
+
+    def _ages(self) -> Counter[int]:
+        """Commands of all episodes by their age."""
+        ages: Counter[int] = Counter()
+        for row in self.rows:
+            ages.update({int(age): count for age, count in row.action_age_steps.items()})
+        return ages
+
+    def _residual_noise(self) -> dict[str, float] | None:
+        """Of all episodes: the mean over their commands, and the largest."""
+        known = [(row.residual_noise, sum(row.action_age_steps.values())) for row in self.rows if row.residual_noise]
+        if not known:
+            return None
+        total = sum(commands for _, commands in known)
+        mean = sum(noise["mean"] * commands for noise, commands in known) / total
+        return {"mean": round(mean, 4), "max": max(noise["max"] for noise, _ in known)}
 
     def _control(self) -> dict[str, Any]:
         errors = [row.control["period_error_us"] for row in self.rows]

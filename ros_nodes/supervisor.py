@@ -133,6 +133,8 @@ class _Run:
         self._rows: list[EpisodeRow] = []
         self._observation_set = policy.observation_set
         self._seeds = _episode_seeds(robot, options)
+        _, repeated = split_stitching(options.stitching, options.prefix)
+        self._how = {"instruction": instruction, "stitching": options.stitching, "prefix": repeated}
         self._nodes = describe_graph(
             robot,
             policy,
@@ -178,7 +180,9 @@ class _Run:
         """The run so far."""
         o = self._options
         rate = self._robot.control_rate_hz
-        return RunReport(self._robot.name, str(o.policy), o.task, o.seed, rate, self._rows, str(o.bag), ended_by)
+        return RunReport(
+            self._robot.name, str(o.policy), o.task, o.seed, rate, self._rows, str(o.bag), ended_by, self._how
+        )
 
     def _end(self, runner: EpisodeRunner | None) -> None:
         """Hold, end the nodes, the recorder last so that it sees the rest, and make the recording whole."""
@@ -201,6 +205,8 @@ def _episode_seeds(robot: RobotContract, options: RunOptions) -> list[int]:
     """One seed an episode: for a simulated body those of `visuomotor eval`."""
     if robot.body == "external":
         return [options.seed + index for index in range(options.episodes)]
+    if robot.body != "metaworld":
+        raise ValueError(f"robot {robot.name!r}: no node simulates the body {robot.body!r}; only 'metaworld'")
     from sim.seeds import episode_seed  # a real robot's computer has no simulator
     from sim.tasks import instruction
 

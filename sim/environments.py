@@ -130,6 +130,20 @@ class MetaWorldEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         self._steps += 1
         return reward
 
+    def move_object(self, offset: npt.NDArray[np.float64]) -> None:
+        """Displace the task's object in mid-episode by `offset`, (x, y) or (x, y, 0) m in the base frame, at once.
+
+        It then stands still. Observations show it and success is judged by it: the goal of drawer-open moves along,
+        that of push and pick-place stays. The next episode knows nothing of it.
+
+        Raises:
+            ValueError: another task, or an offset that is not horizontal and finite; nothing moved.
+        """
+        moved = np.asarray(offset, dtype=np.float64)
+        if moved.shape not in ((2,), (3,)) or not np.isfinite(moved).all() or moved[2:].any():
+            raise ValueError(f"an offset is (x, y) or (x, y, 0), finite, not {offset!r}")
+        self.world.move_object(moved[:2])
+
     def hold_action(self) -> npt.NDArray[np.float32]:
         """Stand still, as the contract's channels hold: no velocity, the gripper as last commanded; float32 [4]."""
         return np.where([c.hold == "last" for c in self.robot.command.channels], self._applied, 0.0).astype(np.float32)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from contracts import PolicyContract, RobotContract, load_robot
 from episodes.data import EpisodeData
 from episodes.dataset import DatasetWriter
-from episodes.report import wilson_interval
+from episodes.report import noise_carried_out, wilson_interval
 from episodes.video import write_video
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from sim.cameras import with_cameras
@@ -45,6 +45,7 @@ def evaluate(
     progress: bool = False,
     stitching: str = "latest",
     prefix: int = PREFIX_ACTIONS,
+    delay_steps: int = 0,
 ) -> TaskResult:
     """One task; arguments and errors as of `evaluate_tasks`."""
     (result,) = evaluate_tasks(
@@ -60,6 +61,7 @@ def evaluate(
         progress,
         stitching,
         prefix,
+        delay_steps,
     )
     return result
 
@@ -77,6 +79,7 @@ def evaluate_tasks(
     progress: bool = False,
     stitching: str = "latest",
     prefix: int = PREFIX_ACTIONS,
+    delay_steps: int = 0,
 ) -> list[TaskResult]:
     """Let the policy try every task `episodes` times, on seeds that no demonstration has.
 
@@ -96,6 +99,7 @@ def evaluate_tasks(
         progress: show a progress bar.
         stitching: how overlapping chunks are joined: `latest`, `ensemble` or `prefix`.
         prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
+        delay_steps: control steps that an observation is on its way to the policy.
 
     Raises:
         ValueError: an unknown task or stitching, a number out of range, or a policy that cannot do one of them.
@@ -105,9 +109,10 @@ def evaluate_tasks(
         instruction(task)
     if episodes < 1:
         raise ValueError(f"at least 1 episode is needed, not {episodes}")
-    if not 0 <= latency_steps <= MAX_LATENCY:
-        raise ValueError(f"latency_steps {latency_steps} is not within [0, {MAX_LATENCY}]")
-    how = _How(tuple(tasks), latency_steps, stitching, split_stitching(stitching, prefix)[1])
+    for name, steps in (("latency_steps", latency_steps), ("delay_steps", delay_steps)):
+        if not 0 <= steps <= MAX_LATENCY:
+            raise ValueError(f"{name} {steps} is not within [0, {MAX_LATENCY}]")
+    how = _How(tuple(tasks), latency_steps, stitching, split_stitching(stitching, prefix)[1], delay_steps)
     make_state = partial(_Evaluator, make_runtime, None if robot is None else robot.to_json(), how)
     with (
         Workers(workers, make_state) as pool,
@@ -137,6 +142,7 @@ class _How:
     latency_steps: int
     stitching: str
     prefix: int
+    delay_steps: int
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,8 @@ class _Outcome:
     inference_ms: list[float]
     stopped: tuple[str, ...]
     interventions: Counter[str]
+    action_ages: Counter[int]
+    residual_noise: tuple[float, ...] | None
     episode: EpisodeData | None
     robot: str
     observation_set: str
@@ -185,7 +193,9 @@ class _Evaluator:
     def attempt(self, job: _Job) -> _Outcome:
         env = self._environment(job.task)
         how = self._how
-        rollout = Rollout(env, self._runtime, job.seed, how.latency_steps, job.record, how.stitching, how.prefix)
+        rollout = Rollout(
+            env, self._runtime, job.seed, how.latency_steps, job.record, how.stitching, how.prefix, how.delay_steps
+        )
         begin = time.perf_counter()
         if job.video is None:
             for _ in rollout.run():
@@ -206,6 +216,8 @@ class _Evaluator:
             inference_ms=rollout.inference_ms,
             stopped=rollout.stopped,
             interventions=rollout.interventions,
+            action_ages=rollout.action_ages,
+            residual_noise=rollout.residual_noise,
             episode=rollout.episode() if job.record else None,
             robot=env.robot.to_json(),
             observation_set=env.observation_set,
@@ -256,8 +268,11 @@ def _summarize(task: str, outcomes: Sequence[_Outcome], how: _How) -> TaskResult
     successes = sum(o.success for o in outcomes)
     inference_ms = [ms for o in outcomes for ms in o.inference_ms]
     limited: Counter[str] = Counter()
+    ages: Counter[int] = Counter()
     for outcome in outcomes:
         limited.update(outcome.interventions)
+        ages.update(outcome.action_ages)
+    action_age_steps = {str(age): count for age, count in sorted(ages.items())}
     return TaskResult(
         task=task,
         episodes=len(outcomes),
@@ -268,11 +283,14 @@ def _summarize(task: str, outcomes: Sequence[_Outcome], how: _How) -> TaskResult
         seconds_per_episode=float(np.mean([o.seconds for o in outcomes])),
         inference_ms={f"p{p}": float(np.percentile(inference_ms, p)) for p in (50, 99)},
         latency_steps=how.latency_steps,
+        delay_steps=how.delay_steps,
         execute=outcomes[0].execute,
         stitching=how.stitching,
         prefix=how.prefix,
         stopped=dict(Counter(", ".join(o.stopped) for o in outcomes if o.stopped)),
         limited=dict(limited),
+        action_age_steps=action_age_steps,
+        residual_noise=noise_carried_out(action_age_steps, outcomes[0].residual_noise),
         seeds=[o.seed for o in outcomes],
         failed_seeds=[o.seed for o in outcomes if not o.success],
     )

@@ -24,6 +24,8 @@ class ExpertRuntime:
         MissingMetaWorld: Meta-World is not installed.
     """
 
+    residual_noise = None
+
     def __init__(self, task: str, robot: RobotContract | None = None) -> None:
         robot = robot or load_robot(ROBOT)
         self._expert = Expert(task, robot)

@@ -26,11 +26,14 @@ class TaskResult:
         seconds_per_episode: wall-clock time of one, on average, in its worker.
         inference_ms: percentiles of the time of one inference, {"p50": ..., "p99": ...}.
         latency_steps: modelled latency of the inference.
+        delay_steps: modelled delay of the observations.
         execute: actions carried out before the policy looked again.
         stitching: how overlapping chunks were joined.
         prefix: actions of the chunk before that each chunk repeated; 0 unless the stitching is `prefix`.
         stopped: episodes in which the controller gave up, by reason.
         limited: commands that the safety filter changed, by limit and channel.
+        action_age_steps: commands by the control periods from the observation they answer to their own time.
+        residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
         seeds: of the episodes, in order.
         failed_seeds: of those that were not solved.
     """
@@ -44,11 +47,14 @@ class TaskResult:
     seconds_per_episode: float
     inference_ms: dict[str, float]
     latency_steps: int
+    delay_steps: int
     execute: int
     stitching: str
     prefix: int
     stopped: dict[str, int]
     limited: dict[str, int]
+    action_age_steps: dict[str, int]
+    residual_noise: dict[str, float] | None
     seeds: list[int]
     failed_seeds: list[int]
 

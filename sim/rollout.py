@@ -25,6 +25,10 @@ NANOSECONDS = 1_000_000_000
 class Session(Protocol):
     """The state of one episode of a policy."""
 
+    @property
+    def residual_noise(self) -> tuple[float, ...] | None:
+        """Standard deviation of the noise left in each action of a chunk; None: all are decided."""
+
     def act(self, observation: Observation) -> ActionChunk:
         """Actions for the observation's stamp and after."""
 
@@ -54,9 +58,11 @@ class Rollout:
 
     The session is told the environment's instruction. `stitching` and `prefix`: as of `split_stitching`.
 
-    The policy is asked again as policy_node does: when `execute` actions of the last chunk are over. A chunk from the
-    observation at step i arrives at step i + `latency_steps`; what it meant for the steps before is lost, and without a
-    chunk the controller holds.
+    The policy is asked again as policy_node does: when `execute` actions of the last chunk are over and the last
+    inference has ended. What it is shown at step i was observed at step i - `delay_steps` and has that stamp, and its
+    chunk arrives at step i + `latency_steps`. What a chunk meant for the steps before it arrives is lost, and without a
+    chunk the controller holds. The controller's own sensors are never late, and an observation is not refused for its
+    delay: the time-outs of the robot's sensors are for those that fail.
 
     Attributes:
         success: whether the task was solved; then the episode ends.
@@ -64,6 +70,8 @@ class Rollout:
         stopped: why the controller gave up, if it did; this ends the episode too.
         inference_ms: duration of each inference.
         interventions: what the safety filter changed, counted by limit and channel.
+        action_ages: commands by their age, as of `ControllerCore.ages`.
+        residual_noise: of the session.
 
     Raises:
         ContractMismatch: the policy does not fit the environment's robot.
@@ -79,6 +87,7 @@ class Rollout:
         record: bool = False,
         stitching: str = "latest",
         prefix: int = PREFIX_ACTIONS,
+        delay_steps: int = 0,
     ) -> None:
         check_compatible(runtime.contract, env.robot)
         self.env = env
@@ -93,9 +102,13 @@ class Rollout:
         self._session = runtime.start(seed, env.instruction, repeated)
         self._assembler = ObservationAssembler(env.robot, self._policy)
         self._controller = ControllerCore(env.robot, make_stitching(joined), require_heartbeat=False)
+        self.action_ages = self._controller.ages
+        self.residual_noise = self._session.residual_noise
         self._period_ns = round(env.robot.control_period_s * NANOSECONDS)
         self._latency = latency_steps
-        self._next_inference = 0
+        self._delay = delay_steps
+        self._every = max(self._policy.execute, latency_steps)  # steps from one inference to the next
+        self._underway: deque[dict[str, npt.NDArray[Any]]] = deque()  # of the last `delay_steps` steps
         self._arriving: deque[tuple[int, ActionChunk]] = deque()
         self._record = record
         self._observations: list[dict[str, npt.NDArray[Any]]] = []
@@ -132,10 +145,11 @@ class Rollout:
     def _step(self, step: int) -> None:
         now_ns = step * self._period_ns
         self._measure(step, now_ns)
-        if step >= self._next_inference and not self._arriving:
-            self._infer(step, now_ns)
-        while self._arriving and self._arriving[0][0] <= step:
-            self._controller.on_chunk(self._arriving.popleft()[1], now_ns)
+        self._deliver(step, now_ns)  # before the next inference, which waits for the last one to end
+        observed = step - self._delay
+        if observed >= 0 and observed % self._every == 0:
+            self._infer(observed)
+            self._deliver(step, now_ns)
         command = self._controller.step(now_ns)
         if command.mode is Mode.STOPPED:
             self.stopped = command.reasons
@@ -154,22 +168,30 @@ class Rollout:
             self._controller.on_fields(sensor.name, now_ns, sensor.fields, measured[sensor.name].tolist(), now_ns)
         features = [f for f in self.env.features if self._record or self._is_looked_at(f.key, step)]
         observation = self.env.observe(features)
-        for key, value in observation.items():
-            self._assembler.push_feature(key, now_ns, value)
         if self._record:
             self._observations.append(observation)
+        self._underway.append(observation)
+        observed = step - self._delay
+        if observed >= 0:
+            for key, value in self._underway.popleft().items():
+                self._assembler.push_feature(key, observed * self._period_ns, value)
 
     def _is_looked_at(self, key: str, step: int) -> bool:
         """False for a picture that no inference will see: rendering it would be most of the episode's time."""
         for observed in self._policy.observations:
             if observed.feature.key == key:
-                return not observed.feature.is_image or step > self._next_inference - observed.history
+                return not observed.feature.is_image or -step % self._every < observed.history
         return False
 
-    def _infer(self, step: int, now_ns: int) -> None:
-        observation = self._assembler.window(now_ns)
+    def _infer(self, observed: int) -> None:
+        """Answer the observation of step `observed`, which has just arrived."""
+        observation = self._assembler.window(observed * self._period_ns)
         begin = time.perf_counter()
         chunk = self._session.act(observation)
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
-        self._arriving.append((step + self._latency, chunk))
-        self._next_inference = step + self._policy.execute
+        self._arriving.append((observed + self._delay + self._latency, chunk))
+
+    def _deliver(self, step: int, now_ns: int) -> None:
+        """Hand the controller what has arrived."""
+        while self._arriving and self._arriving[0][0] <= step:
+            self._controller.on_chunk(self._arriving.popleft()[1], now_ns)

@@ -18,6 +18,10 @@ from sim.tasks import instruction
 if TYPE_CHECKING:
     import mujoco
 
+DRAWER = "drawer-open"
+MOVABLE = ("push", "pick-place", DRAWER)
+"""Tasks whose object `World.move_object` can displace: a puck, or a drawer with its cabinet."""
+
 NOT_COPIED = ("model", "data", "mujoco_renderer")  # native memory, put back by other means
 
 
@@ -64,6 +68,7 @@ class World:
 
     def __init__(self, task: str) -> None:
         instruction(task)  # refuses an unknown task, naming near ones
+        self.task = task
         environments, _ = import_metaworld()
         self.inner: Any = environments[f"{task}-v3"]()
         # As Meta-World's multi-task benchmarks do: the goal is in the observation. The space was cached without it.
@@ -127,9 +132,52 @@ class World:
         self.state, reward, _, _, info = self.inner.step(action)
         return float(reward), bool(info["success"])
 
+    @property
+    def object_place(self) -> npt.NDArray[np.float64]:
+        """Where the task's object stands, [2] m in the base frame, as its resets draw it. Raises as `move_object`."""
+        self._check_movable()
+        body = "drawer" if self.task == DRAWER else "obj"
+        return np.array(self.data.body(body).xpos[:2])
+
+    @property
+    def object_range(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Lowest and highest `object_place` that a reset draws, [2] m each. Raises as `move_object`."""
+        self._check_movable()
+        space = self.inner._random_reset_space
+        return np.array(space.low[:2]), np.array(space.high[:2])
+
+    def move_object(self, offset: npt.NDArray[np.float64]) -> None:
+        """Displace the task's object by `offset` [2] m in the base frame, at once; it stands still there.
+
+        A drawer's goal moves with its cabinet, as its resets place it; a puck's goal stays. `state` shows it at once.
+
+        Raises:
+            ValueError: the task has no object that can be moved so.
+        """
+        import mujoco
+
+        self._check_movable()
+        env, displacement = self.inner, np.array([*offset, 0.0])
+        if self.task == DRAWER:
+            self.model.body("drawer").pos += displacement
+            env._target_pos = env._target_pos + displacement
+            self.model.site("goal").pos = env._target_pos
+            self.data.joint("goal_slidey").qvel[:] = 0.0
+            mujoco.mj_forward(self.model, self.data)
+        else:
+            env._set_obj_xyz(env.get_body_com("obj") + displacement)
+        frame = np.asarray(env._get_curr_obs_combined_no_goal(), dtype=np.float64)
+        env._prev_obs = frame.copy()  # of the next step: the frame before it is what is measured now
+        state = np.hstack((frame, self.state[len(frame) : 2 * len(frame)], env._get_pos_goal()))
+        self.state = np.clip(state, self._low, self._high)
+
     def close(self) -> None:
         """Free what Meta-World holds."""
         self.inner.close()
+
+    def _check_movable(self) -> None:
+        if self.task not in MOVABLE:
+            raise ValueError(f"the object of {self.task!r} cannot be moved; that of {', '.join(MOVABLE)} can")
 
     def _attributes(self) -> dict[str, Any]:
         """The environment's Python state: everything but native memory and spaces, which never change."""

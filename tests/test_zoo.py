@@ -27,6 +27,7 @@ def task_of(bundle: Path) -> str:
 
 def test_the_zoo_is_not_empty() -> None:
     expected = {"diffusion-drawer-open", "diffusion-drawer-open-image", "carp-drawer-open", "carp-mt10"}
+    expected |= {"streaming-push"}
     assert expected <= {bundle.name for bundle in BUNDLES}
 
 
@@ -34,6 +35,8 @@ def test_the_zoo_is_not_empty() -> None:
 def test_a_bundle_is_small_and_says_how_it_was_made_and_measured(bundle: Path) -> None:
     size = sum(file.stat().st_size for file in bundle.iterdir())
     assert size <= MAX_MEGABYTES * 1e6
+    traced = [file.name for file in bundle.glob("*.onnx") if b".py" in file.read_bytes()]
+    assert not traced, f"{traced} name the files that they were made by, where they were made"
     card = (bundle / "README.md").read_text()
     for command in ("visuomotor collect", "visuomotor train", "visuomotor export", "visuomotor eval"):
         assert command in card, f"the card does not name `{command}`"
@@ -60,6 +63,11 @@ def test_a_bundle_solves_its_task_through_ros(bundle: Path, tmp_path: Path) -> N
     run = json.loads((tmp_path / "run.json").read_text())
     assert run["successes"] >= 1
     assert abs(run["control"]["rate_hz"] - 80) < 2
+    if bundle.name.startswith("streaming"):  # the robot's tick follows the measurements of the tick before
+        ages = {int(age): count for age, count in run["action_age_steps"].items()}
+        assert min(ages) == 1
+        assert ages[1] + ages.get(2, 0) > 0.8 * sum(ages.values()), ages
+        assert 0 < run["residual_noise"]["mean"] <= run["residual_noise"]["max"] < 1
     replayed = subprocess.run(
         [sys.executable, "-m", "visuomotor", "replay", str(tmp_path / "bag")],
         capture_output=True,

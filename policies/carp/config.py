@@ -7,7 +7,6 @@ from typing import Literal
 from contracts.serialization import require, require_finite
 from policies.config import PolicyConfig
 
-GROUPS = 8  # of every GroupNorm of the image encoder
 DOWNSAMPLING = 4  # actions that one position of the latent stands for: two convolutions of stride 2
 
 
@@ -34,9 +33,6 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
         dropout: in the transformer, in training.
         top_k: codes that a token may choose from; 1 always takes the most likely: no randomness.
         temperature: of the choice among several.
-        image_width: channels of the image ResNet's first stage. 64 in the paper.
-        keypoints: image positions that the spatial softmax gives, a camera.
-        shift_pixels: largest random shift of the pictures in training; 0 for a camera that does not move.
     """
 
     execute: int = 4
@@ -56,11 +52,9 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
     dropout: float = 0.1
     top_k: int = 1
     temperature: float = 1.0
-    image_width: int = 16
-    keypoints: int = 32
-    shift_pixels: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.horizon % DOWNSAMPLING == 0, f"horizon {self.horizon} must be a multiple of {DOWNSAMPLING}")
         latent = self.horizon // DOWNSAMPLING
         require(
@@ -84,12 +78,6 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
         require(0 <= self.dropout < 1, f"dropout must lie within [0, 1), not {self.dropout}")
         require(1 <= self.top_k <= self.codes, f"top_k must be within [1, codes ({self.codes})], not {self.top_k}")
         require(self.temperature > 0, "temperature must be positive; for no randomness choose top_k 1")
-        require(
-            self.image_width > 0 and self.image_width % GROUPS == 0,
-            f"image_width must be a positive multiple of {GROUPS}, not {self.image_width}",
-        )
-        require(self.keypoints > 0, "keypoints must be positive")
-        require(self.shift_pixels >= 0, "shift_pixels cannot be negative")
 
     @property
     def positions(self) -> int:

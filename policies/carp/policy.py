@@ -17,7 +17,7 @@ from policies.carp.tokenizer import Tokenizer
 from policies.carp.transformer import KeysValues, NextScaleTransformer
 from policies.carp.unrolled import UnrolledCarp
 from policies.config import TrainingConfig
-from policies.encoders import ObservationEncoder, random_shift
+from policies.encoders import ObservationEncoder
 from policies.normalization import MinMaxNormalizer
 from policies.runtime.sampler import CarpSampler
 
@@ -29,13 +29,13 @@ class CarpPolicy(Policy):
 
     family = "carp"
     config_type = CarpConfig
+    sampling = ("top_k", "temperature")
     config: CarpConfig
 
     def __init__(self, config: CarpConfig, contract: PolicyContract) -> None:
         super().__init__(config, contract)
         action_dim = contract.action.shape[0]
         self.encoder = ObservationEncoder(contract, config.image_width, config.keypoints)
-        self.image_keys = tuple(o.feature.key for o in contract.observations if o.feature.is_image)
         self.actions = MinMaxNormalizer(action_dim)
         self.tokenizer = Tokenizer(action_dim, config)
         self.transformer = NextScaleTransformer(self.encoder.output_dim, action_dim, config)
@@ -68,10 +68,7 @@ class CarpPolicy(Policy):
             batch: observations [batch, history, ...] and `action` [batch, horizon, action_dim].
             generator: of image shifts; on the CPU, so that every device learns from the same.
         """
-        observations = {key: batch[key] for key in self.encoder.keys}
-        for key in self.image_keys:
-            observations[key] = random_shift(observations[key], self.config.shift_pixels, generator)
-        condition = self.encoder(*observations.values())
+        condition = self.encoder.encode(batch, self.config.shift_pixels, generator)
         tokens, coarser = self.targets(batch["action"])
         logits = self.transformer(condition, coarser).float()
         wanted = _in_order(tokens)

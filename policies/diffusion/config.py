@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from contracts.serialization import require
-from policies.config import PolicyConfig
-
-GROUPS = 8  # of every GroupNorm (appendix A); widths are multiples of it
+from policies.config import PolicyConfig, require_width
 
 
 class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
@@ -20,10 +18,6 @@ class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
         train_timesteps: diffusion steps in training.
         scheduler: how actions are sampled; `ddpm` always takes all `train_timesteps`.
         inference_steps: denoising steps of `ddim`.
-        image_width: channels of the image ResNet's first stage. 64 in the paper.
-        keypoints: image positions that the spatial softmax gives, a camera.
-        shift_pixels: largest random shift of the pictures in training. 0 for a camera that does not move: there, the
-            place of a thing in the picture is what the policy must learn.
     """
 
     widths: tuple[int, ...] = (48, 96, 192)
@@ -32,14 +26,12 @@ class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
     train_timesteps: int = 100
     scheduler: Literal["ddim", "ddpm"] = "ddim"
     inference_steps: int = 10
-    image_width: int = 16
-    keypoints: int = 32
-    shift_pixels: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(bool(self.widths), "widths needs at least one level")
-        for width in (*self.widths, self.image_width):
-            require(width > 0 and width % GROUPS == 0, f"a width must be a positive multiple of {GROUPS}, not {width}")
+        for width in self.widths:
+            require_width("a width", width)
         levels = 2 ** (len(self.widths) - 1)
         require(
             self.horizon % levels == 0,
@@ -51,5 +43,3 @@ class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
             1 <= self.inference_steps <= self.train_timesteps <= 10_000,
             f"need 1 <= inference_steps ({self.inference_steps}) <= train_timesteps ({self.train_timesteps}) <= 10000",
         )
-        require(self.keypoints > 0, "keypoints must be positive")
-        require(self.shift_pixels >= 0, "shift_pixels cannot be negative")

@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contracts import PolicyContract
 from policies.base import Batch, Graph, Policy, example_observations
 from policies.diffusion.config import DiffusionConfig
 from policies.diffusion.schedule import diffusion_sampler, inference_scheduler, training_scheduler
-from policies.diffusion.unet import ConditionalUNet1d
-from policies.encoders import ObservationEncoder, random_shift
-from policies.normalization import MinMaxNormalizer
+from policies.encoders import ObservationEncoder
+from policies.normalization import Decoder, MinMaxNormalizer
 from policies.runtime.sampler import DiffusionSampler
+from policies.unet import ConditionalUNet1d
 
 
 class DiffusionPolicy(Policy):
@@ -23,12 +23,12 @@ class DiffusionPolicy(Policy):
 
     family = "diffusion"
     config_type = DiffusionConfig
+    sampling = ("scheduler", "inference_steps")
     config: DiffusionConfig
 
     def __init__(self, config: DiffusionConfig, contract: PolicyContract) -> None:
         super().__init__(config, contract)
         action_dim = contract.action.shape[0]
-        self.image_keys = tuple(o.feature.key for o in contract.observations if o.feature.is_image)
         self.encoder = ObservationEncoder(contract, config.image_width, config.keypoints)
         self.actions = MinMaxNormalizer(action_dim)
         self.unet = ConditionalUNet1d(
@@ -52,10 +52,7 @@ class DiffusionPolicy(Policy):
         count, device = clean.shape[0], clean.device
         timesteps = torch.randint(0, self.config.train_timesteps, (count,), generator=generator).to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        observations = {key: batch[key] for key in self.encoder.keys}
-        for key in self.image_keys:
-            observations[key] = random_shift(observations[key], self.config.shift_pixels, generator)
-        condition = self.encoder(*observations.values())
+        condition = self.encoder.encode(batch, self.config.shift_pixels, generator)
         noisy = self.noise_schedule.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]  # int64 works
         error = (self.unet(noisy, timesteps, condition).float() - noise).square().mean()
         return error, {}
@@ -92,20 +89,9 @@ class DiffusionPolicy(Policy):
                 },
                 ("epsilon",),
             ),
-            "decoder": Graph(_Decoder(self.actions), {"sample": sample}, ("actions",)),
+            "decoder": Graph(Decoder(self.actions), {"sample": sample}, ("actions",)),
         }
 
     def sampler(self) -> DiffusionSampler:
         """The schedule's numbers."""
         return diffusion_sampler(self.config)
-
-
-class _Decoder(nn.Module):
-    """From a normalised chunk to actions in the contract's units."""
-
-    def __init__(self, normalizer: MinMaxNormalizer) -> None:
-        super().__init__()
-        self.normalizer = normalizer
-
-    def forward(self, sample: Tensor) -> Tensor:
-        return self.normalizer.inverse(sample)

@@ -15,10 +15,17 @@ from policies.runtime.carp import CarpSession
 from policies.runtime.diffusion import DiffusionSession
 from policies.runtime.errors import BundleError, PolicyOutputError
 from policies.runtime.graphs import GraphRunner
-from policies.runtime.sampler import CarpSampler, DiffusionSampler, Sampler
+from policies.runtime.pad import PadSession
+from policies.runtime.sampler import CarpSampler, DiffusionSampler, PadSampler, Sampler, StreamingSampler
 from policies.runtime.sessions import EpisodeStart, Session
+from policies.runtime.streaming import StreamingSession
 
-SESSIONS: dict[type[Sampler], type[Session]] = {DiffusionSampler: DiffusionSession, CarpSampler: CarpSession}
+SESSIONS: dict[type[Sampler], type[Session]] = {
+    CarpSampler: CarpSession,
+    DiffusionSampler: DiffusionSession,
+    PadSampler: PadSession,
+    StreamingSampler: StreamingSession,
+}
 
 
 class Runtime:
@@ -72,7 +79,7 @@ class Runtime:
         Args:
             seed: of all randomness in it.
             instruction: what to do, in the words of the contract. A policy that knows only one task needs none.
-            prefix: so many first actions of a chunk repeat what the chunk before it says for the same time (CARP only).
+            prefix: so many first actions of a chunk repeat what the chunk before it says for the same time, if it can.
 
         Raises:
             ValueError: it does not know this instruction, or cannot begin so.

@@ -40,9 +40,12 @@ class Session(ABC):
 
     Attributes:
         graphs: names of the graphs that this kind of session calls.
+        residual_noise: standard deviation of the noise left in each action of a chunk, of which 1 would be nothing but
+            noise; None of a policy whose actions are all decided.
     """
 
     graphs: ClassVar[tuple[str, ...]]
+    residual_noise: tuple[float, ...] | None = None
 
     def __init__(
         self, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner], start: EpisodeStart

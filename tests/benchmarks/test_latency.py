@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.latency import Network, bench_latency, graph_calls, show, write_json, write_untrained
+from benchmarks.latency import Network, bench_latency, show, write_json, write_untrained
+from benchmarks.work import graph_calls
 from policies.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +25,8 @@ SMALL = Network(
 )
 FIELDS = {
     "policy", "observations", "params", "backend", "threads", "evaluations", "actions_per_call", "action_dim",
-    "executed_per_call", "p50_ms", "p99_ms", "max_abs_difference", "mflop", "floor_ms", "operators",
-    "times_faster_than_ddim16", "times_faster_than_paper_ddim16", "evaluations_per_executed_action",
+    "executed_per_call", "p50_ms", "p99_ms", "max_abs_difference", "mflop", "mflop_per_executed_action", "floor_ms",
+    "operators", "times_faster_than_ddim16", "times_faster_than_paper_ddim16", "evaluations_per_executed_action",
 }  # fmt: skip
 
 

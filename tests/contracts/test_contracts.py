@@ -52,6 +52,14 @@ def test_every_robot_loads_and_round_trips(name: str, tmp_path: Path) -> None:
     assert load_robot(file) == robot
 
 
+def test_an_imu_has_ten_fields() -> None:
+    data = load_robot("go2").to_dict()
+    imu = next(s for s in data["sensors"] if s["type"] == "sensor_msgs/msg/Imu")
+    imu["fields"], imu["units"] = imu["fields"][4:7], imu["units"][4:7]
+    with pytest.raises(ContractError, match="'imu': an Imu gives 10 fields: orientation x y z w"):
+        RobotContract.from_dict(data)
+
+
 def test_policy_contract_round_trips(policy: PolicyContract) -> None:
     assert PolicyContract.from_json(policy.to_json()) == policy
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.robot import RobotContract
+from contracts.robot import RobotContract, load_robot
 from episodes.bag import BagError, BagReader, BagWriter
 from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
 from episodes.dataset import Dataset, DatasetWriter
-from episodes.messages import joint_state, message_type, serialize
+from episodes.messages import deserialize, joint_state, message_type, serialize
 from episodes.samples import (
     episode_message,
+    fields_of,
     image_message,
     sensor_message,
 )
@@ -241,3 +242,11 @@ def test_a_recording_that_says_too_little_is_refused(tmp_path: Path, robot: Robo
     with pytest.raises(BagError, match="no episode"):
         bag_to_dataset(tmp_path / "b", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_imu_is_read_as_it_was_written() -> None:
+    go2 = load_robot("go2")
+    imu = next(s for s in go2.sensors if s.name == "imu")
+    values = dict(zip(imu.fields, (0.0, 0.6, 0.0, 0.8, 0.1, 0.2, 0.3, 1.0, 2.0, 9.81), strict=True))
+    written = serialize(sensor_message(go2, imu, values, START), imu.type)
+    assert fields_of(imu, deserialize(written, imu.type)) == values

@@ -245,6 +245,19 @@ def test_it_needs_no_sensor_that_no_limit_needs() -> None:
     assert not core.counters
 
 
+@pytest.mark.parametrize("options", [{}, {"stitching": TemporalEnsemble()}, {"lead_ns": TICK}])
+def test_it_counts_how_old_the_commands_are_that_it_followed(options) -> None:
+    """A chunk comes every eighth of 16 ticks; of an ensemble the newest counts; with a lead all is a period older."""
+    bench = Bench(**options).running()
+    youngest = 1 if "lead_ns" in options else 0
+    assert bench.core.ages == {youngest + k: 2 for k in range(8)}
+    bench.alive.discard("heartbeat")
+    bench.tick(20)
+    followed = sum(bench.core.ages.values())
+    bench.tick(20)
+    assert sum(bench.core.ages.values()) == followed, "hold follows nobody"
+
+
 def test_the_position_limit_slows_it_down_and_is_counted() -> None:
     bench = Bench()
     bench.position = (0.499, 0.6, 0.2)

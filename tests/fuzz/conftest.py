@@ -155,23 +155,29 @@ def small_robot(robot: RobotContract) -> RobotContract:
     return RobotContract.from_dict(data)
 
 
-@pytest.fixture(scope="session")
-def bundle(robot: RobotContract, tmp_path_factory: pytest.TempPathFactory) -> Path:
+SMALL: dict[str, dict[str, Any]] = {
+    "diffusion": {"timestep_dim": 4, "inference_steps": 2},
+    "streaming": {"horizon": 4, "level_dim": 4, "noise_levels": 8, "reset_evaluations": 2},
+}
+
+
+@pytest.fixture(scope="session", params=SMALL)
+def bundle(request: pytest.FixtureRequest, robot: RobotContract, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real bundle of a small image policy that was never trained."""
     import torch
 
     from policies.base import make_contract
     from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
-    from policies.diffusion.config import DiffusionConfig
-    from policies.diffusion.policy import DiffusionPolicy
     from policies.export import export
+    from policies.registry import policy_type
 
-    config = DiffusionConfig(
-        widths=(8,), kernel_size=3, timestep_dim=4, inference_steps=2, image_width=8, keypoints=2, state_history=1
+    kind = policy_type(request.param)
+    config = kind.config_type.from_dict(
+        {"widths": [8], "kernel_size": 3, "image_width": 8, "keypoints": 2, "state_history": 1} | SMALL[request.param]
     )
-    contract = make_contract("diffusion", config, robot, "image", "open the drawer")
+    contract = make_contract(kind.family, config, robot, "image", "open the drawer")
     torch.manual_seed(0)
-    policy = DiffusionPolicy(config, contract)
+    policy = kind(config, contract)
     reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
     policy.fit_normalization({"observation.state": {"min": [-1.0] * 4, "max": [1.0] * 4}, "action": reach})
     checkpoint = tmp_path_factory.mktemp("checkpoint")

@@ -10,9 +10,9 @@ from contracts import ContractError
 from policies.base import make_contract
 from policies.diffusion.config import DiffusionConfig
 from policies.diffusion.policy import DiffusionPolicy
-from policies.diffusion.unet import ConditionalUNet1d
 from policies.ema import ExponentialMovingAverage
 from policies.encoders import ImageEncoder, SpatialSoftmax, random_shift
+from policies.unet import ConditionalUNet1d
 
 
 def test_unet_keeps_the_chunks_shape_and_sees_step_and_condition():

@@ -167,6 +167,16 @@ def test_configured_it_sends_nothing_active_it_sends_every_period(controller, fa
     wait_for(lambda: far.modes[-1][1].data == "run", what="the mode")
 
 
+def test_it_says_how_old_the_commands_of_this_activity_were(controller, running, wait_for) -> None:
+    """Chunks come every eighth period, and the robot obeys in the next one."""
+    wait_for(lambda: sum(statistics(controller)["action_age_steps"].values()) > 80, what="a second of commands")
+    ages = statistics(controller)["action_age_steps"]
+    assert sum(count for age, count in ages.items() if 1 <= int(age) <= 8) > 0.8 * sum(ages.values())
+    running.alive.discard("chunk")
+    activate(controller)
+    assert statistics(controller)["action_age_steps"] == {}
+
+
 def test_deactivated_it_sends_hold_last(controller, running, wait_for) -> None:
     controller.transition([CONTROLLER], "deactivate", 5.0)
     wait_for(lambda: running.modes[-1][1].data == "inactive", what="the mode")
@@ -344,7 +354,7 @@ def test_a_robot_or_a_stitching_that_nobody_knows_is_refused_by_name(robot, midd
         with pytest.raises(GraphError, match="could not configure"):
             client.transition([CONTROLLER], "configure", 5.0)
         log = processes.log(CONTROLLER).read_text()
-        assert "no robot 'nobody': there are metaworld_sawyer" in log
+        assert "no robot 'nobody': there are a1, aliengo, go2, metaworld_sawyer" in log
         assert "latest and ensemble, not 'sewing'" in log
         client.set_parameters(CONTROLLER, {"stitching": "ensemble"}, 5.0)
         client.transition([CONTROLLER], "configure", 5.0)

@@ -11,7 +11,7 @@ from geometry_msgs.msg import PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory
 
@@ -24,6 +24,8 @@ ROBOT = load_robot("metaworld_sawyer")
 POSE = next(s for s in ROBOT.sensors if s.name == "end_effector")
 JOINTS = next(s for s in ROBOT.sensors if s.name == "joint_states")
 CAMERA = ROBOT.camera("corner2")
+IMU = next(s for s in load_robot("go2").sensors if s.name == "imu")
+AT_REST = (0.0, 0.6, 0.0, 0.8, 0.1, 0.2, 0.3, 1.0, 2.0, 9.81)
 STAMP = 1_700_000_000_123_456_789
 PERIOD = 12_500_000
 NAMES = ROBOT.action_feature.names
@@ -83,6 +85,31 @@ def test_a_pose_in_another_frame_or_nowhere_is_refused(expected, frame, x) -> No
     message.header.frame_id = frame
     message.pose.position.x = x
     assert reason(lambda: conversions.sensor_fields(message, POSE)) == expected
+
+
+def test_an_imu_arrives_as_it_was_sent_in_the_documented_order() -> None:
+    message = sent(conversions.sensor_message(IMU, STAMP, AT_REST))
+    assert type(message) is conversions.sensor_message_type(IMU) is Imu
+    assert (conversions.stamp_ns(message.header.stamp), message.header.frame_id) == (STAMP, IMU.frame)
+    assert (message.orientation.y, message.orientation.w) == (0.6, 0.8)
+    assert (message.angular_velocity.x, message.linear_acceleration.z) == (0.1, 9.81)
+    assert conversions.sensor_fields(message, IMU) == (IMU.fields, AT_REST)
+
+
+@pytest.mark.parametrize(
+    ("expected", "spoil"),
+    [
+        ("frame", lambda m: setattr(m.header, "frame_id", "base")),
+        ("orientation", lambda m: setattr(m.orientation, "w", 0.0)),
+        ("orientation", lambda m: m.orientation_covariance.__setitem__(0, -1.0)),  # REP-145: not estimated
+        ("non_finite", lambda m: setattr(m.orientation, "x", float("nan"))),
+        ("non_finite", lambda m: setattr(m.linear_acceleration, "z", float("inf"))),
+    ],
+)
+def test_an_imu_that_is_not_what_it_should_be_is_refused(expected, spoil) -> None:
+    message = conversions.sensor_message(IMU, STAMP, AT_REST)
+    spoil(message)
+    assert reason(lambda: conversions.sensor_fields(message, IMU)) == expected
 
 
 def test_a_picture_arrives_as_it_was_taken() -> None:

@@ -32,6 +32,8 @@ CONTRACT = PolicyContract(
 class Policy:
     """A session that answers zeros; `gate` is open unless a test closes it."""
 
+    residual_noise = None
+
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()

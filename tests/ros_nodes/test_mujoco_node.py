@@ -13,6 +13,7 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
 
+from contracts import load_robot
 from ros_nodes import qos
 from ros_nodes.body import SimulatedBody
 from ros_nodes.graph import BODY, THREADS, NodeProcess
@@ -212,3 +213,8 @@ def test_cameras_take_turns_at_their_own_rates(robot):
     assert (names.count("corner2"), names.count("second")) == (40, 20)
     assert taken[0] == ["corner2"]  # the first picture comes at once
     body.close()
+
+
+def test_a_body_that_no_node_simulates_is_refused():
+    with pytest.raises(ValueError, match="'go2': no node simulates the body 'quadruped'"):
+        SimulatedBody(load_robot("go2"), "drawer-open", seed=1)

@@ -211,7 +211,10 @@ def test_the_user_has_the_last_word_on_the_middleware():
 def row(episode: int, success: bool, missed: int, p50: float, worst: float) -> EpisodeRow:
     errors = {"p50": p50, "p99": 2 * p50, "max": worst}
     control = {"rate_hz": 80.0, "period_error_us": errors, "missed": missed, "periods": 100}
-    return EpisodeRow(episode, 1 + 2 * episode, success, 100, 1.25, control, {"p50": p50 / 10, "p99": p50}, {"x": 2})
+    ages = {"2": 90, "10": episode}
+    return EpisodeRow(
+        episode, 1 + 2 * episode, success, 100, 1.25, control, {"p50": p50 / 10, "p99": p50}, {"x": 2}, ages
+    )
 
 
 def test_the_report_is_that_of_the_median_episode(tmp_path):
@@ -225,11 +228,14 @@ def test_the_report_is_that_of_the_median_episode(tmp_path):
     assert (found["control"]["missed"], found["control"]["missed_in_all"]) == (1, 8)
     assert found["inference_ms"] == {"p50": 2.0, "p99": 20.0}
     assert found["counters"] == {"x": 6}
+    assert list(found["action_age_steps"].items()) == [("2", 270), ("10", 3)]
+    assert found["rows"][1]["action_age_steps"] == {"2": 90, "10": 1}
     assert found["hardware"]["cores"] >= 1
     said = io.StringIO()
     console = Console(file=said, width=120)
     report.show(console)
     assert "2 of 3 succeeded" in said.getvalue()
+    assert "commands followed observations 2 control periods old, at most 10" in said.getvalue()
 
 
 def test_a_run_without_an_episode_can_be_reported():
@@ -259,12 +265,16 @@ def test_a_run_from_beginning_to_end(bundle, tmp_path, middleware):
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["ended_by"] is None
     assert (found["episodes"], found["successes"]) == (2, 0)  # the policy was never trained
+    assert (found["stitching"], found["prefix"]) == ("latest", 0)
+    assert found["instruction"] == "open the drawer"
     assert [r["seed"] for r in found["rows"]] == [episode_seed("eval", 4, i) for i in range(2)]
     assert [r["steps"] for r in found["rows"]] == [60, 60]
     assert found["control"]["rate_hz"] == 80.0
     for figures in (found["control"]["period_error_us"], found["inference_ms"]):
         assert 0 <= figures["p50"] <= figures["p99"]
     assert all(r["counters"]["controller.chunks"] >= 60 / 8 - 2 for r in found["rows"])
+    assert all(50 <= sum(r["action_age_steps"].values()) <= 75 for r in found["rows"])
+    assert sum(found["action_age_steps"].values()) == sum(sum(r["action_age_steps"].values()) for r in found["rows"])
     episodes = bag_episodes(tmp_path / "bag")
     assert [e.description["seed"] for e in episodes] == [r["seed"] for r in found["rows"]]
     assert [len(e.files) for e in episodes] == [1, 1]

@@ -150,6 +150,91 @@ def test_a_bad_action_is_refused_and_moves_nothing(world, bad):
     np.testing.assert_array_equal(env.qpos, before)
 
 
+def _run_expert(env, seed: int, at: int, offset) -> int:
+    """Steps until the expert has solved the episode in which the object is moved before step `at`; 500: it has not."""
+    expert = Expert(env.task)
+    env.begin(seed)
+    for step in range(EPISODE_STEPS):
+        if step == at:
+            env.move_object(offset)
+        env.advance(expert.act(env))
+        if env.success:
+            return step + 1
+    return EPISODE_STEPS
+
+
+def _inwards(env) -> np.ndarray:
+    """5 cm along x, towards the middle of the task's initial places."""
+    return np.array([-0.05 if env.world.object_place[0] > 0 else 0.05, 0.0])
+
+
+MOVABLE = ["push", "pick-place", "drawer-open"]
+
+
+@pytest.mark.parametrize("task", MOVABLE)
+def test_a_moved_object_is_seen_at_its_new_place_and_stands_still(world, task):
+    env = world(task)
+    env.begin(5)
+    for _ in range(15):
+        env.advance(np.array([0.1, 0.0, -0.1, OPEN]))
+    before, place, arm = env.state, env.world.object_place, env.qpos[:9]
+    env.move_object((0.02, -0.03))
+    moved = env.state
+    goal = [0.02, -0.03, 0.0] if task == "drawer-open" else [0.0] * 3
+    np.testing.assert_allclose(env.world.object_place - place, [0.02, -0.03], atol=1e-12)
+    np.testing.assert_allclose(moved[4:7] - before[4:7], [0.02, -0.03, 0.0], atol=1e-9)
+    np.testing.assert_allclose(moved[36:] - before[36:], goal, atol=1e-9)
+    np.testing.assert_allclose(env.world.data.site("goal").xpos, moved[36:], atol=1e-6)
+    np.testing.assert_array_equal(np.delete(moved, [4, 5, 36, 37]), np.delete(before, [4, 5, 36, 37]))
+    np.testing.assert_array_equal(env.qpos[:9], arm)
+    np.testing.assert_array_equal(env.qvel[9:], 0)
+    env.advance(env.hold_action())
+    np.testing.assert_allclose(env.state[4:7], moved[4:7], atol=1e-3)
+    np.testing.assert_array_equal(env.state[18:36], moved[:18], "the frame before is the one that was seen")
+    np.testing.assert_array_equal(env.state[36:], moved[36:])
+
+
+@pytest.mark.parametrize("task", MOVABLE)
+def test_the_expert_solves_an_episode_in_which_the_object_was_moved(world, task):
+    env = world(task)
+    for seed in (5, 7, 9):
+        env.begin(seed)
+        assert _run_expert(env, seed, 15, _inwards(env)) < 150
+
+
+@pytest.mark.parametrize("task", MOVABLE)
+def test_success_is_judged_by_where_the_object_is_now(world, task):
+    """After a solved episode: a puck that is moved away from its goal, and a drawer that takes its goal along."""
+    env = world(task)
+    _run_expert(env, 5, EPISODE_STEPS, (0, 0))
+    assert env.success
+    env.move_object((0.2, 0.0))
+    env.advance(env.hold_action())
+    assert env.success is (task == "drawer-open")
+
+
+@pytest.mark.parametrize("task", MOVABLE)
+def test_a_move_leaves_no_trace_in_the_next_episode(world, fingerprint, task):
+    env = world(task)
+    expected = fingerprint(env, 11, 60)
+    for at in (0, 15):
+        env.begin(7)
+        assert _run_expert(env, 7, at, _inwards(env)) < EPISODE_STEPS
+        assert fingerprint(env, 11, 60) == expected
+
+
+def test_what_cannot_be_moved_is_refused_and_stays(world):
+    with pytest.raises(ValueError, match="'assembly' cannot be moved; that of push, pick-place, drawer-open can"):
+        world("assembly").move_object((0.05, 0.0))
+    env = world("push")
+    env.begin(5)
+    before = env.qpos
+    for bad in ((0.05,), (0.05, 0.0, 0.01), (np.nan, 0.0), 0.05, (0.0, 0.0, np.nan)):
+        with pytest.raises(ValueError, match="an offset is"):
+            env.move_object(bad)
+    np.testing.assert_array_equal(env.qpos, before)
+
+
 def test_an_episode_ends_at_success(world):
     env, expert = world("drawer-open"), Expert("drawer-open")
     env.reset(seed=7)

@@ -12,7 +12,7 @@ import pytest
 
 from contracts import ContractMismatch, PolicyContract, PolicyObservation, load_robot
 from episodes.dataset import Dataset
-from episodes.report import wilson_interval
+from episodes.report import noise_carried_out, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
 from sim import MetaWorldEnv
@@ -47,6 +47,8 @@ def _contract(observation_set="state", horizon=8, execute=4, history=1, **change
 class Counting:
     """Commands vx = 0.001 * the step that an action is meant for, so that what arrives shows which one it was."""
 
+    residual_noise = None
+
     contract: PolicyContract
     seen: list[Observation] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
@@ -68,6 +70,8 @@ class Counting:
 
 class Numbering(Counting):
     """Commands vx = 0.001 * the number of its chunk; with a prefix, its first actions are those of the one before."""
+
+    residual_noise = None
 
     def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Numbering:
         self.prefix = prefix
@@ -186,6 +190,8 @@ def test_the_expert_solves_what_it_can_through_the_controller():
 
 def test_a_policy_that_does_nothing_fails_every_episode():
     class Idle(Counting):
+        residual_noise = None
+
         def act(self, observation):
             chunk = super().act(observation)
             return ActionChunk(np.zeros((8, 4)), chunk.start_ns, chunk.period_ns, chunk.names)
@@ -199,11 +205,15 @@ def test_a_policy_that_does_nothing_fails_every_episode():
 
 def test_a_controller_that_gives_up_ends_the_episode_and_is_reported():
     class Mute(Counting):
+        residual_noise = None
+
         def act(self, observation):
             chunk = super().act(observation)
             return ActionChunk(chunk.actions, chunk.start_ns, chunk.period_ns * 2, chunk.names)
 
     class MuteAfterAWhile(Mute):
+        residual_noise = None
+
         def act(self, observation):
             return Counting.act(self, observation) if len(self.seen) < 3 else Mute.act(self, observation)
 
@@ -291,6 +301,8 @@ def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
     [
         ({"episodes": 0}, "1 episode"),
         ({"latency_steps": -1}, "latency_steps -1"),
+        ({"delay_steps": -1}, "delay_steps -1"),
+        ({"delay_steps": 101}, "delay_steps 101 is not within"),
         ({"task": "raech"}, "reach"),
         ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
         ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
@@ -330,3 +342,9 @@ def test_json_of_one_task_is_flat_and_of_several_has_rows(tmp_path):
     assert several["mean_success_rate"] == np.mean([row["success_rate"] for row in several["rows"]])
     with pytest.raises(ValueError, match="no result"):
         as_json([])
+
+
+def test_noise_that_was_carried_out_is_that_of_the_places_in_the_chunk_that_were():
+    assert noise_carried_out({"0": 3, "2": 1}, (0.0, 0.1, 0.4)) == {"mean": 0.1, "max": 0.4}
+    assert noise_carried_out({"0": 3, "2": 1}, None) is None
+    assert noise_carried_out({}, (0.0, 0.1)) is None

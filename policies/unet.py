@@ -1,5 +1,8 @@
 """The conditional 1-D UNet of Diffusion Policy (arXiv 2303.04137, section 3.1 and appendix A).
 
+All actions of a chunk may share one diffusion step, or each has its own (Streaming Diffusion Policy): FiLM then differs
+from action to action, and the weights know nothing of the horizon.
+
 SiLU stands in for the paper's Mish, a curve of the same shape: Mish was a fifth of the training time on a CPU, and
 OpenVINO 2026.4 cannot compile it behind a GroupNorm.
 """
@@ -12,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from policies.diffusion.config import GROUPS
+from policies.config import GROUPS
 
 
 class TimestepEmbedding(nn.Module):
@@ -28,8 +31,8 @@ class TimestepEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
 
     def forward(self, timestep: Tensor) -> Tensor:
-        """Steps [batch] to embeddings [batch, width]."""
-        angle = timestep.to(self.frequencies.dtype)[:, None] * self.frequencies[None]
+        """Steps [...] to embeddings [..., width]."""
+        angle = timestep.to(self.frequencies.dtype)[..., None] * self.frequencies
         return self.mlp(torch.cat((angle.sin(), angle.cos()), dim=-1))
 
 
@@ -57,7 +60,10 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv1d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor]) -> Tensor:
-        """[batch, channels_in, time] to [batch, channels_out, time]; film: scale and shift [batch, channels_out, 1]."""
+        """[batch, channels_in, time] to [batch, channels_out, time].
+
+        film: scale and shift [batch, channels_out, time], or [batch, channels_out, 1] for all of the time.
+        """
         scale, shift = film
         return self.second(self.first(x) * scale + shift) + self.shortcut(x)
 
@@ -100,19 +106,30 @@ class ConditionalUNet1d(nn.Module):
         blocks = [module for module in self.modules() if isinstance(module, ResidualBlock)]
         self.film_widths = [block.second.norm.num_channels for block in blocks]
         self.film = nn.Linear(timestep_dim + condition_dim, 2 * sum(self.film_widths))
+        levels = [*range(len(widths)), len(widths) - 1, *reversed(range(1, len(widths)))]
+        self.film_strides = [2**level for level in levels for _ in range(2)]  # actions that a block's position is for
 
     def forward(self, sample: Tensor, timestep: Tensor, condition: Tensor) -> Tensor:
         """Noise in `sample`.
 
         Args:
             sample: noisy normalised actions [batch, horizon, action_dim].
-            timestep: diffusion step [batch].
+            timestep: diffusion step of all actions [batch], or of each [batch, horizon].
             condition: encoded observation [batch, condition_dim].
 
         Returns:
             [batch, horizon, action_dim].
         """
-        films = self._films(timestep, condition)
+        return self.denoise(sample, self.timestep_film(timestep), condition)
+
+    def timestep_film(self, timestep: Tensor) -> Tensor:
+        """What diffusion steps [...] add to FiLM's scales and shifts: [..., 2 * sum(film_widths)]."""
+        embedding = nn.functional.silu(self.timestep(timestep))
+        return nn.functional.linear(embedding, self.film.weight[:, : embedding.shape[-1]])
+
+    def denoise(self, sample: Tensor, timestep_film: Tensor, condition: Tensor) -> Tensor:
+        """`forward`, with `timestep_film` [batch, ...] or [batch, horizon, ...] for the steps."""
+        films = self._films(timestep_film, condition)
         x = sample.transpose(1, 2)
         skips = []
         for index, level in enumerate(self.down):
@@ -125,8 +142,12 @@ class ConditionalUNet1d(nn.Module):
             x = upsample(level(torch.cat((x, skips.pop()), dim=1), films))
         return self.head(x).transpose(1, 2)
 
-    def _films(self, timestep: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        embedding = torch.cat((self.timestep(timestep), condition), dim=-1)
-        flat = self.film(nn.functional.silu(embedding)).unsqueeze(-1)
-        for scale, shift in zip(*(half.split(self.film_widths, dim=1) for half in flat.chunk(2, dim=1)), strict=True):
+    def _films(self, timestep_film: Tensor, condition: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        weight = self.film.weight[:, -condition.shape[-1] :]
+        flat = nn.functional.linear(nn.functional.silu(condition), weight, self.film.bias).unsqueeze(-1)
+        flat = flat + (timestep_film.unsqueeze(-1) if timestep_film.dim() == 2 else timestep_film.transpose(1, 2))
+        halves = (half.split(self.film_widths, dim=1) for half in flat.chunk(2, dim=1))
+        for scale, shift, stride in zip(*halves, self.film_strides, strict=True):
+            if stride > 1 and flat.shape[-1] > 1:
+                scale, shift = (value.unflatten(-1, (-1, stride)).mean(-1) for value in (scale, shift))
             yield 1 + scale, shift

@@ -1,0 +1,64 @@
+"""How the disturber learns: by a PPO of its own, to do much harm with little force."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.figures import Tally
+from policies.hinfinity.forces import DISTURBER
+from policies.hinfinity.guarded import Guard, GuardedAdam
+from policies.hinfinity.networks import Disturber, entropy, log_probability
+from policies.hinfinity.objectives import clipped_surrogate, generalized_advantage
+from policies.hinfinity.rollout import Rollout
+
+
+class Adversary:
+    """Maximises the discounted sum of C - eta |d|.
+
+    The disturber decides only where a new force begins, and is paid for every step until the next: advantages are
+    estimated step by step, and those of the deciding steps count.
+    """
+
+    def __init__(
+        self, config: HInfinityConfig, disturber: Disturber, fallen: Tensor, generator: torch.Generator, guard: Guard
+    ) -> None:
+        """`fallen`: what a fall costs from then on, [1]."""
+        self.config, self.disturber, self.fallen, self.generator = config, disturber, fallen, generator
+        self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)
+
+    def learn(self, rollout: Rollout, who: Tensor, period_s: float, autocast: torch.autocast) -> dict[str, float]:
+        """All updates from one rollout; figures to log. Raises TrainingDiverged."""
+        decided = rollout.decided
+        if int(decided.sum()) < 2:  # nothing to compare
+            return {}
+        config, disturber, tally = self.config, self.disturber, Tally()
+        with torch.no_grad():
+            with autocast:
+                value, next_value = rollout.values(disturber.worth, self.fallen)
+            value, next_value = value.squeeze(-1), next_value.squeeze(-1)
+            gain = rollout.cost - config.eta * rollout.force.norm(dim=-1) * period_s
+            advantage = generalized_advantage(gain, value, next_value, rollout.done, config.gamma, config.lam)
+            chosen = advantage[decided]
+            chosen = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
+            seen, raw = rollout.privileged[:-1][decided], rollout.raw_force[decided]
+            before = log_probability(raw, disturber.policy(seen), disturber.policy.log_std)
+        rows = (who == DISTURBER).nonzero().squeeze(1)
+        all_seen = rollout.privileged[:-1, rows].flatten(0, 1)
+        target = (value + advantage)[:, rows].flatten()
+        for _ in range(config.epochs):
+            samples = torch.randperm(len(all_seen), generator=self.generator).chunk(config.minibatches)
+            decisions = torch.randperm(len(seen), generator=self.generator).chunk(config.minibatches)
+            for sample, decision in zip(samples, decisions, strict=False):  # there may be fewer decisions
+                with autocast:
+                    worth = disturber.worth(all_seen[sample]).squeeze(-1)
+                mean, log_std = disturber.policy(seen[decision]), disturber.policy.log_std
+                ratio = torch.exp(log_probability(raw[decision], mean, log_std) - before[decision])
+                surrogate = clipped_surrogate(ratio, chosen[decision], config.clip_ratio).mean()
+                value_loss = ((worth - target[sample]) ** 2).mean()
+                loss = config.value_weight * value_loss - surrogate - config.disturber_entropy * entropy(log_std)
+                self.optimizer.step(loss, config.disturber_learning_rate, "the disturber")
+                tally.add(surrogate=float(surrogate.detach()), value_loss=float(value_loss.detach()))
+        std = float(disturber.policy.log_std.detach().exp().mean())
+        return {f"disturber/{name}": value for name, value in (tally.means() | {"std": std}).items()}

@@ -1,0 +1,175 @@
+"""A walking policy's checkpoint: `config.json` and `model.safetensors`, and the state to go on training from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from contracts.locomotion import LocomotionContract
+from contracts.serialization import Contract
+from policies.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    load_strictly,
+    read_tensors,
+    write_atomically,
+    write_tensors,
+)
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.environment import Environment
+from policies.hinfinity.forces import Forces
+from policies.hinfinity.learner import Learner
+from policies.hinfinity.networks import Networks
+
+STATE_FILE = "training_state.safetensors"
+PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
+MAY_CHANGE = ("iterations", "checkpoint_every_s", "threads")  # between two parts of one run
+
+
+class LocomotionCheckpoint(Contract, frozen=True, kw_only=True):
+    """`config.json`: all that is needed to build the networks again, and what they were trained at.
+
+    Attributes:
+        config: of the training.
+        locomotion: what the actor sees and what its actions mean.
+        robot: its name.
+        privileged_size: numbers that critic and disturber see.
+        environment: the task, in plain data.
+    """
+
+    config: HInfinityConfig
+    locomotion: LocomotionContract
+    robot: str
+    privileged_size: int
+    environment: dict[str, Any]
+
+    def build(self) -> Networks:
+        """Networks with fresh weights."""
+        observation = self.locomotion.history * self.locomotion.observation_size
+        return Networks(self.config, observation, self.privileged_size, len(self.locomotion.joint_names))
+
+
+class Progress(Contract, frozen=True, kw_only=True):
+    """How far training has come, and the numbers that are no tensors.
+
+    Attributes:
+        iteration: iterations done.
+        elapsed_s: seconds that they took.
+        learning_rate, dual: of actor and critic; lambda.
+        skipped: updates that were not finite.
+    """
+
+    iteration: int = 0
+    elapsed_s: float = 0.0
+    learning_rate: float = 0.0
+    dual: float = 0.0
+    skipped: int = 0
+
+
+def load_networks(path: Path | str) -> tuple[Networks, LocomotionCheckpoint]:
+    """A checkpoint's networks, in evaluation mode, and what is known of them.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the weights are not exactly those of these networks.
+    """
+    path = Path(path)
+    try:
+        config = LocomotionCheckpoint.load(path / CONFIG_FILE)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+    networks = config.build()
+    tensors, _ = read_tensors(path / WEIGHTS_FILE)
+    load_strictly(networks, tensors, str(path / WEIGHTS_FILE))
+    return networks.eval(), config
+
+
+def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
+    """Make the directory with its `config.json`, or see that the run in it is this one. Raises CheckpointError."""
+    output.mkdir(parents=True, exist_ok=True)
+    if (output / STATE_FILE).exists():
+        if not resume:
+            raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
+        try:
+            old = LocomotionCheckpoint.load(output / CONFIG_FILE)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from None
+        changed = _changed(old, config)
+        if changed:
+            raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
+    write_atomically(output / CONFIG_FILE, config.to_json().encode())
+
+
+def _changed(old: LocomotionCheckpoint, new: LocomotionCheckpoint) -> list[str]:
+    """Names of what differs and must not."""
+    trees = [LocomotionCheckpoint.from_json(config.to_json()).to_dict() for config in (old, new)]
+    flat = [tree.pop("config") | tree.pop("environment") | tree for tree in trees]
+    return [name for name in flat[1] if name not in MAY_CHANGE and flat[0].get(name) != flat[1][name]]
+
+
+def save(
+    output: Path,
+    learner: Learner,
+    forces: Forces,
+    environment: Environment,
+    generator: torch.Generator,
+    progress: Progress,
+) -> None:
+    """Write weights and state, each file atomically, the state last."""
+    write_tensors(output / WEIGHTS_FILE, learner.networks.state_dict(), {"iteration": str(progress.iteration)})
+    tensors = {f"weights.{name}": value for name, value in learner.networks.state_dict().items()}
+    for name, parameter, optimizer in _optimized(learner):
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{key}.{name}"] = value
+    tensors |= {f"forces.{name}": getattr(forces, name) for name in ("force", "raw", "remaining")}
+    tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in environment.snapshot().items()}
+    tensors["generator"] = generator.get_state()
+    write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
+
+
+def load(
+    output: Path, learner: Learner, forces: Forces, environment: Environment, generator: torch.Generator
+) -> Progress:
+    """Put a saved state back into all of them. Raises CheckpointError."""
+    file = output / STATE_FILE
+    tensors, metadata = read_tensors(file)
+    try:
+        progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
+        load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
+        _load_moments(learner, _part(tensors, "optimizer."))
+        for name, value in _part(tensors, "forces.").items():
+            getattr(forces, name).copy_(value)
+        environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
+        generator.set_state(tensors["generator"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
+    learner.learning_rate, learner.guard.skipped = progress.learning_rate, progress.skipped
+    learner.dual.value = progress.dual
+    return progress
+
+
+def _optimized(learner: Learner) -> list[tuple[str, torch.nn.Parameter, torch.optim.Optimizer]]:
+    """Every parameter by name, with the optimiser that changes it."""
+    owners = {
+        id(parameter): optimizer
+        for optimizer in learner.optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    return [(name, parameter, owners[id(parameter)]) for name, parameter in learner.networks.named_parameters()]
+
+
+def _load_moments(learner: Learner, tensors: dict[str, Tensor]) -> None:
+    for name, parameter, optimizer in _optimized(learner):
+        keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
+        if keys:  # what has not been trained yet has none
+            optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,113 @@
+"""The choices of locomotion training: PPO, the disturber, the constraint. Free of torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from contracts.serialization import Contract, require, require_finite
+
+
+class HInfinityConfig(Contract, frozen=True, kw_only=True):
+    """How a walking policy is trained. PPO's figures are HIMLoco's (arXiv 2312.11460).
+
+    Attributes:
+        disturber: who pushes the robots: one that learns to (`hinfinity`), chance (`random`), or nobody (`none`).
+        iterations: of collecting and learning.
+        actor_widths, critic_widths, disturber_widths: hidden layers.
+        initial_std: of the actions at first.
+        rollout_steps: control periods of every environment an iteration.
+        epochs, minibatches: of learning from them.
+        gamma, lam: discount, and the decay of generalised advantage estimation (arXiv 1506.02438), a step.
+        clip_ratio: of PPO (arXiv 1707.06347); values are clipped by it too.
+        value_weight: of the values' loss.
+        entropy: weight of the actor's entropy.
+        learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
+        desired_kl: between the policies before and after an update.
+        gradient_clip: largest norm of the gradient.
+        eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
+        lambda_start: the dual variable at first;
+        lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
+        lambda_max: and it stays below this.
+        warmup: iterations without forces.
+        force_start_n, force_max_n: largest force after the warm-up, and after
+        force_ramp: more iterations.
+        hold: shortest and longest time of a force, steps.
+        share_random: of the environments that have random forces beside the disturber's, so that it does not have to
+            show all of them and cannot make the policy forget them;
+        share_none: of those without forces, whoever pushes the others.
+        disturber_learning_rate: constant.
+        disturber_entropy: weight of the entropy of the disturber's forces.
+        precision: of the arithmetic; weights and optimisers are always fp32.
+        seed: of the first weights, the actions, the forces and the minibatches.
+        checkpoint_every_s: seconds between two checkpoints.
+        threads: of PyTorch; None leaves them as they are. Collection and learning take turns, so both may have all.
+    """
+
+    disturber: Literal["hinfinity", "random", "none"] = "hinfinity"
+    iterations: int = 1500
+    actor_widths: tuple[int, ...] = (512, 256, 128)
+    critic_widths: tuple[int, ...] = (512, 256, 128)
+    disturber_widths: tuple[int, ...] = (128, 64)
+    initial_std: float = 0.5
+    rollout_steps: int = 24
+    epochs: int = 5
+    minibatches: int = 4
+    gamma: float = 0.99
+    lam: float = 0.95
+    clip_ratio: float = 0.2
+    value_weight: float = 1.0
+    entropy: float = 0.01
+    learning_rate: float = 1e-3
+    desired_kl: float = 0.01
+    gradient_clip: float = 1.0
+    eta: float = 0.01
+    lambda_start: float = 0.5
+    lambda_rate: float = 0.02
+    lambda_max: float = 10.0
+    warmup: int = 200
+    force_start_n: float = 20.0
+    force_max_n: float = 100.0
+    force_ramp: int = 600
+    hold: tuple[int, int] = (10, 25)
+    share_random: float = 0.2
+    share_none: float = 0.1
+    disturber_learning_rate: float = 3e-4
+    disturber_entropy: float = 0.01
+    precision: Literal["bf16", "fp32"] = "bf16"
+    seed: int = 0
+    checkpoint_every_s: float = 60.0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths)
+        require(all(width > 0 for width in widths), "widths must be positive")
+        counts = (self.iterations, self.rollout_steps, self.epochs, self.minibatches)
+        require(min(counts) > 0, "iterations, rollout_steps, epochs and minibatches must be positive")
+        require_finite("entropy, disturber_entropy or eta", self.entropy, self.disturber_entropy, self.eta)
+        require(min(self.entropy, self.disturber_entropy) >= 0, "entropy and disturber_entropy cannot be negative")
+        positive = {
+            name: getattr(self, name)
+            for name in (
+                "initial_std", "learning_rate", "disturber_learning_rate", "desired_kl", "gradient_clip", "clip_ratio",
+                "eta", "lambda_rate", "lambda_max", "checkpoint_every_s",
+            )
+        }  # fmt: skip
+        for name, value in positive.items():
+            require_finite(name, value)
+            require(value > 0, f"{name} must be positive, not {value}")
+        require(0 < self.gamma < 1 and 0 <= self.lam <= 1, "gamma must be within (0, 1), lam within [0, 1]")
+        require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
+        require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
+        require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
+        require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
+        shares = (self.share_random, self.share_none)
+        require(min(shares) >= 0 and sum(shares) < 1, "share_random and share_none must leave some to the disturber")
+        require(self.seed >= 0, "seed cannot be negative")
+        require(self.threads is None or self.threads > 0, "threads must be positive")
+
+    def force_limit(self, iteration: int) -> float:
+        """Largest force in an iteration, N: none in the warm-up, then rising evenly from start to max."""
+        if self.disturber == "none" or iteration < self.warmup:
+            return 0.0
+        risen = min(1.0, (iteration - self.warmup) / self.force_ramp) if self.force_ramp else 1.0
+        return self.force_start_n + risen * (self.force_max_n - self.force_start_n)

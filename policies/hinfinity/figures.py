@@ -1,0 +1,51 @@
+"""Figures of an iteration, to be logged."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+from torch import Tensor
+
+from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, direction_entropy
+from policies.hinfinity.rollout import Rollout
+
+
+class Tally:
+    """Means by name; NaN does not count."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = defaultdict(float)
+        self._counts: dict[str, int] = defaultdict(int)
+
+    def add(self, **figures: float) -> None:
+        """One value each."""
+        for name, value in figures.items():
+            if not math.isnan(value):
+                self._sums[name] += value
+                self._counts[name] += 1
+
+    def means(self) -> dict[str, float]:
+        """Of all that was added."""
+        return {name: value / self._counts[name] for name, value in self._sums.items()}
+
+
+def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, float]:
+    """What the forces were and what they cost a second, by who pushed.
+
+    `cost_per_newton` is what the constraint bounds by eta: all that the pushed robots lost, per newton.
+    """
+    figures = {}
+    for name, number in {"nobody": NOBODY, "chance": CHANCE, "disturber": DISTURBER}.items():
+        rows = who == number
+        if not rows.any():
+            continue
+        cost = float(rollout.cost[:, rows].mean()) / period_s
+        figures[f"cost/{name}"] = cost
+        force = rollout.force[:, rows].flatten(0, 1)
+        if force.any():
+            size = float(force.norm(dim=-1).mean())
+            figures[f"force/{name}"] = size
+            figures[f"direction_entropy/{name}"] = direction_entropy(force)
+            figures[f"cost_per_newton/{name}"] = cost / size
+    return figures

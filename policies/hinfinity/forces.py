@@ -1,0 +1,103 @@
+"""Who is pushed, by whom, how hard and for how long."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.networks import Disturber, squash
+
+NOBODY, CHANCE, DISTURBER = 0, 1, 2
+"""Who pushes an environment's robot."""
+
+
+class Forces:
+    """A force on each of `count` robots, held for a while, then chosen anew.
+
+    Forces are in the robots' heading frames, so that a direction means the same to all of them.
+
+    Attributes:
+        who: NOBODY, CHANCE or DISTURBER, [N]; the same all along.
+        force: N, [N, 3].
+        raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
+        remaining: steps until a new force, [N].
+    """
+
+    def __init__(self, config: HInfinityConfig, count: int) -> None:
+        self.config, self.count = config, count
+        place = (torch.arange(count) + 0.5) / count
+        spare = {"hinfinity": DISTURBER, "random": CHANCE, "none": NOBODY}[config.disturber]
+        self.who = torch.full((count,), spare)
+        if spare != NOBODY:
+            self.who[place < config.share_random + config.share_none] = CHANCE
+            self.who[place < config.share_none] = NOBODY
+        # Drawn, since the kind of ground goes by the environment's number.
+        self.who = self.who[torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))]
+        self.force = torch.zeros(count, 3)
+        self.raw = torch.zeros(count, 3)
+        self.remaining = torch.zeros(count, dtype=torch.int64)
+
+    @torch.no_grad()
+    def choose(
+        self, privileged: Tensor, limit: float, disturber: Disturber | None, generator: torch.Generator
+    ) -> Tensor:
+        """Forces for the step that begins now.
+
+        Args:
+            privileged: what the disturber sees, [N, P].
+            limit: no force is larger, N.
+            disturber: who chooses those of DISTURBER; None: nobody has one.
+            generator: of all that is random.
+
+        Returns:
+            Where the disturber chose a new force, bool, [N].
+        """
+        due = (self.remaining <= 0) & (self.who != NOBODY)
+        shortest, longest = self.config.hold
+        holds = torch.randint(shortest, longest + 1, (self.count,), generator=generator)
+        self.remaining = torch.where(due, holds, self.remaining) - 1
+        by_chance = due & (self.who == CHANCE)
+        direction = torch.randn(self.count, 3, generator=generator)
+        size = limit * torch.rand(self.count, 1, generator=generator)
+        self.force = torch.where(by_chance[:, None], size * direction / direction.norm(dim=1, keepdim=True), self.force)
+        decided = due & (self.who == DISTURBER)
+        rows = decided.nonzero().squeeze(1)
+        if disturber is not None and len(rows):
+            policy = disturber.policy
+            noise = torch.randn(len(rows), 3, generator=generator)
+            self.raw[rows] = policy(privileged[rows]) + policy.log_std.exp() * noise
+            self.force[rows] = squash(self.raw[rows], limit)
+        return decided
+
+    def end(self, done: Tensor) -> None:
+        """Episodes ended where `done` [N]: their next ones begin with new forces."""
+        self.remaining[done] = 0
+        self.force[done] = 0.0
+
+
+def directions() -> Tensor:
+    """Middles of an icosahedron's 20 faces (the corners of a dodecahedron): equal parts of all directions, [20, 3]."""
+    golden = (1 + math.sqrt(5)) / 2
+    signs = (-1.0, 1.0)
+    corners = [(x, y, z) for x in signs for y in signs for z in signs]
+    for a in signs:
+        for b in signs:
+            u, v = a / golden, b * golden
+            corners += [(0.0, u, v), (u, v, 0.0), (v, 0.0, u)]
+    return torch.tensor(corners) / math.sqrt(3)
+
+
+def direction_entropy(forces: Tensor) -> float:
+    """Of the directions of forces [K, 3] over 20 equal parts of the sphere: 1 of even ones, 0 of a single one.
+
+    NaN without any force.
+    """
+    forces = forces[forces.norm(dim=1) > 0]
+    if not len(forces):
+        return math.nan
+    part = (forces @ directions().T).argmax(dim=1)
+    share = torch.bincount(part, minlength=20) / len(forces)
+    return float(-torch.special.xlogy(share, share).sum() / math.log(20))

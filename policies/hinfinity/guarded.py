@@ -1,0 +1,56 @@
+"""Optimisers that never take a number that is not finite, and say so when that happens too often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from policies.trainer import TrainingDiverged
+
+MOST_BAD = 50  # updates one after another: then training has diverged
+
+
+class Guard:
+    """Counts what was skipped.
+
+    Attributes:
+        skipped: updates that were not made because a number was not finite, in all.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._in_a_row = 0
+
+    def count(self, finite: bool, what: str) -> None:
+        """An update was `finite`, or was skipped for the sake of `what`. Raises TrainingDiverged after too many."""
+        self._in_a_row = 0 if finite else self._in_a_row + 1
+        self.skipped += not finite
+        if self._in_a_row >= MOST_BAD:
+            raise TrainingDiverged(
+                f"{MOST_BAD} updates in a row had no finite numbers ({what}); the last checkpoint is from before."
+                " A smaller learning_rate or desired_kl may help"
+            )
+
+
+class GuardedAdam:
+    """Adam with a clipped gradient."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], gradient_clip: float, guard: Guard) -> None:
+        self.parameters = list(parameters)
+        self.adam = torch.optim.Adam(self.parameters, fused=True)
+        self.gradient_clip, self.guard = gradient_clip, guard
+
+    def step(self, loss: Tensor, learning_rate: float, name: str) -> bool:
+        """Descend, unless loss or gradient is not finite; whether it was done. Raises TrainingDiverged."""
+        self.adam.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
+        finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))
+        self.guard.count(finite, f"{name}: loss {float(loss.detach())}, norm of the gradient {float(norm)}")
+        if finite:
+            for group in self.adam.param_groups:
+                group["lr"] = learning_rate
+            self.adam.step()
+        return finite

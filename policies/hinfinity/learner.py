@@ -1,0 +1,179 @@
+"""PPO under the H-infinity constraint."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from policies.hinfinity.adversary import Adversary
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.figures import Tally, force_figures
+from policies.hinfinity.forces import DISTURBER
+from policies.hinfinity.guarded import Guard, GuardedAdam
+from policies.hinfinity.networks import Networks, entropy, kl_divergence, log_probability
+from policies.hinfinity.objectives import (
+    DualVariable,
+    adapt_learning_rate,
+    clipped_surrogate,
+    clipped_value_loss,
+    dissipation,
+    generalized_advantage,
+)
+from policies.hinfinity.rollout import Rollout, Samples
+
+LEARNING_RATES = (1e-5, 1e-2)
+
+
+class Learner:
+    """Makes the networks better from one rollout after another.
+
+    Args:
+        config: how.
+        networks: all of them.
+        cost_bound: largest cost of a step.
+        period_s: of a step.
+        generator: of the minibatches.
+
+    Attributes:
+        learning_rate: of actor and critic, as it is now.
+        dual: lambda.
+        guard: counts updates that were skipped.
+    """
+
+    def __init__(
+        self,
+        config: HInfinityConfig,
+        networks: Networks,
+        cost_bound: float,
+        period_s: float,
+        generator: torch.Generator,
+    ) -> None:
+        self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
+        self.learning_rate = config.learning_rate
+        self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
+        self.guard = Guard()
+        walker = [*networks.actor.parameters(), *networks.critic.parameters()]
+        self.optimizer = GuardedAdam(walker, config.gradient_clip, self.guard)
+        # Who has fallen has lost its task for good, at full cost. Were a fall worth 0, it would be a way to save the
+        # cost, and, while exploration makes penalties outweigh what is earned, the first thing that is learned.
+        lost = cost_bound / (1 - config.gamma)
+        self.fallen = torch.tensor([-lost, lost])
+        self.adversary: Adversary | None = None
+        if networks.disturber is not None:
+            self.adversary = Adversary(config, networks.disturber, self.fallen[1:], generator, self.guard)
+
+    @property
+    def optimizers(self) -> list[torch.optim.Adam]:
+        """All that change the networks."""
+        return [self.optimizer.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
+
+    def autocast(self) -> torch.autocast:
+        """The precision in which the networks are run."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16")
+
+    def learn(self, rollout: Rollout, who: Tensor, constrained: bool) -> dict[str, float]:
+        """All updates from one rollout.
+
+        Args:
+            rollout: full.
+            who: pushed whom, [N].
+            constrained: the disturber was at work: the constraint counts, and the disturber learns too.
+
+        Returns:
+            Figures to log.
+
+        Raises:
+            TrainingDiverged: nothing was finite for a while.
+        """
+        if not rollout.finite():
+            self.guard.count(False, "what was collected")
+            return {"learning/skipped": self.guard.skipped}
+        samples = self._samples(rollout, who, constrained)
+        size = math.ceil(len(samples) / self.config.minibatches)
+        for _ in range(self.config.epochs):
+            tally = Tally()  # the last epoch's count
+            for rows in torch.randperm(len(samples), generator=self.generator).split(size):
+                self._update(samples.take(rows), tally)
+        means = tally.means()
+        # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
+        # from the old policy, so that there the rate rises to several times what the last ones bear.
+        kl = means.get("kl", math.inf)
+        self.learning_rate = adapt_learning_rate(self.learning_rate, kl, self.config.desired_kl, LEARNING_RATES)
+        figures = {f"learning/{name}": value for name, value in means.items()}
+        if self.adversary is not None:
+            if constrained:
+                figures |= self.adversary.learn(rollout, who, self.period_s, self.autocast())
+                self.dual.update(figures.get("learning/slack", 0.0))
+            figures |= {"constraint/lambda": self.dual.value, "constraint/eta": self.config.eta}
+        figures |= {
+            "learning/std": float(self.networks.actor.log_std.detach().exp().mean()),
+            "learning/learning_rate": self.learning_rate,
+            "learning/advantage_scale": float(samples.scale),
+            "learning/skipped": self.guard.skipped,
+        }
+        return figures | force_figures(rollout, who, self.period_s)
+
+    @torch.no_grad()
+    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool) -> Samples:
+        """A rollout with its values, targets and advantages."""
+        config = self.config
+        with self.autocast():
+            value, next_value = rollout.values(self.networks.critic, self.fallen)
+        paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
+        done = rollout.done[..., None]
+        advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
+        earned = advantage[..., 0]
+        scale = earned.std() + 1e-8
+        log_std = self.networks.actor.log_std.clone()
+        disturbed = (who == DISTURBER) & constrained
+        parts = {
+            "observation": rollout.observation,
+            "privileged": rollout.privileged[:-1],
+            "action": rollout.action,
+            "mean": rollout.mean,
+            "log_probability": log_probability(rollout.action, rollout.mean, log_std),
+            "value": value,
+            "target": value + advantage,
+            "advantage": (earned - earned.mean()) / scale,
+            "next_cost_value": next_value[..., 1],
+            "cost": rollout.cost,
+            "intensity": rollout.force.norm(dim=-1) * self.period_s,
+            "disturbed": disturbed.expand(rollout.steps, -1),
+        }
+        flat = {name: part.flatten(0, 1) for name, part in parts.items()}
+        return Samples(log_std=log_std, scale=scale, **flat)
+
+    def _update(self, samples: Samples, tally: Tally) -> None:
+        """One minibatch for actor and critic."""
+        config, networks = self.config, self.networks
+        with self.autocast():
+            mean = networks.actor(samples.observation)
+            value = networks.critic(samples.privileged)
+        log_std = networks.actor.log_std
+        kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
+        ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
+        objective, figures = self.objective(samples, ratio)
+        value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
+        loss = config.value_weight * value_loss - objective - config.entropy * entropy(log_std)
+        if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
+            tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
+
+    def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:
+        """What the actor maximises: PPO's surrogate + lambda L; and figures of it.
+
+        L is divided by the scale of the advantages, as the surrogate is: so lambda weighs lost task reward against
+        reward, whatever their sizes.
+        """
+        surrogate = clipped_surrogate(ratio, samples.advantage, self.config.clip_ratio).mean()
+        figures = {"surrogate": float(surrogate.detach())}
+        if not samples.disturbed.any():
+            return surrogate, figures
+        each = dissipation(
+            ratio, samples.intensity, samples.cost, samples.value[:, 1], samples.next_cost_value,
+            self.config.eta, self.config.clip_ratio,
+        )  # fmt: skip
+        slack = (each * samples.disturbed).sum() / samples.disturbed.sum()
+        figures["slack"] = float(slack.detach()) / self.period_s
+        return surrogate + self.dual.value * slack / samples.scale, figures

@@ -1,0 +1,111 @@
+"""Actor, critic with two heads, and disturber; and normal distributions as functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from policies.hinfinity.config import HInfinityConfig
+
+LOG_STD = (-4.0, 1.0)  # bounds of the logarithms of all standard deviations
+
+
+def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
+    """Linear layers with ELU between them; the last one's weights are scaled by `last_gain`."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
+        layers += [nn.Linear(inputs, outputs), nn.ELU()]
+    last = layers[-2]
+    with torch.no_grad():
+        last.weight.mul_(last_gain)  # type: ignore[operator]
+    return nn.Sequential(*layers[:-1])
+
+
+class Gaussian(nn.Module):
+    """A normal distribution whose mean is a function of what is seen; its deviations are parameters.
+
+    Args:
+        inputs: numbers seen.
+        widths: of the hidden layers.
+        outputs: dimensions.
+        initial_std: of every dimension at first.
+    """
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, initial_std: float) -> None:
+        super().__init__()
+        self.body = mlp((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
+        self.raw_log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
+
+    @property
+    def log_std(self) -> Tensor:
+        """Of every dimension, fp32, [D]."""
+        return self.raw_log_std.clamp(*LOG_STD)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The mean of what is seen [..., inputs], fp32, [..., D]."""
+        return self.body(seen).float()
+
+
+class Critic(nn.Module):
+    """Two values from one trunk: of all rewards, and of the cost."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.body = mlp((inputs, *widths, 2), last_gain=1.0)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Discounted sums of rewards and of costs from what is seen [..., inputs] on, fp32, [..., 2]."""
+        return self.body(seen).float()
+
+
+class Disturber(nn.Module):
+    """Sees what the critic sees, gives a random force, and knows what forces are worth."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.policy = Gaussian(inputs, widths, 3, initial_std=1.0)
+        self.value = mlp((inputs, *widths, 1), last_gain=1.0)
+
+    def worth(self, seen: Tensor) -> Tensor:
+        """What it will gain from what is seen [..., inputs] on, fp32, [..., 1]."""
+        return self.value(seen).float()
+
+
+class Networks(nn.Module):
+    """All that is learned: `actor`, `critic`, and `disturber`, None where nobody learns to disturb."""
+
+    def __init__(self, config: HInfinityConfig, observation: int, privileged: int, action: int) -> None:
+        super().__init__()
+        self.actor = Gaussian(observation, config.actor_widths, action, config.initial_std)
+        self.critic = Critic(privileged, config.critic_widths)
+        learns = config.disturber == "hinfinity"
+        self.disturber = Disturber(privileged, config.disturber_widths) if learns else None
+
+
+def squash(raw: Tensor, limit: float) -> Tensor:
+    """A force in the direction of `raw` [..., 3], shorter than `limit`, N: limit tanh(|raw|).
+
+    All directions are alike, so it bounds the norm and not each axis; PPO's ratio is that of `raw`.
+    """
+    norm = raw.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+    return limit * torch.tanh(norm) * raw / norm
+
+
+def log_probability(value: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Of `value` [..., D] under a normal distribution with independent dimensions, [...]."""
+    scaled = (value - mean) * torch.exp(-log_std)
+    return (-0.5 * scaled**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def entropy(log_std: Tensor) -> Tensor:
+    """Of a normal distribution with independent dimensions [D], nats."""
+    return (log_std + 0.5 * math.log(2 * math.pi * math.e)).sum(dim=-1)
+
+
+def kl_divergence(old_mean: Tensor, old_log_std: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """From the old normal distribution to the new one, [...] of means [..., D] and deviations [D], nats."""
+    variance_ratio = torch.exp(2 * (old_log_std - log_std))
+    shift = ((old_mean - mean) * torch.exp(-log_std)) ** 2
+    return (log_std - old_log_std + 0.5 * (variance_ratio + shift - 1)).sum(dim=-1)

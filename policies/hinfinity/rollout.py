@@ -1,0 +1,118 @@
+"""What was seen, done and paid for in the steps between two updates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from policies.hinfinity.environment import Transition
+
+
+class Rollout:
+    """Steps of all environments, [T, N, ...]. Made once, overwritten in every iteration.
+
+    Attributes:
+        observation: of the actor, [T, N, O], in the precision it is learned in.
+        privileged: of critic and disturber, with that after the last step, [T + 1, N, P].
+        action, mean: drawn, and the mean it was drawn about, [T, N, A].
+        reward, cost: [T, N].
+        fell, timed_out: [T, N].
+        force: N, [T, N, 3].
+        raw_force: as drawn by the disturber, [T, N, 3].
+        decided: the disturber chose a new force, [T, N].
+    """
+
+    def __init__(self, steps: int, count: int, sizes: tuple[int, int, int], dtype: torch.dtype) -> None:
+        observation, privileged, action = sizes
+        self.steps, self.count = steps, count
+        self.observation = torch.zeros(steps, count, observation, dtype=dtype)
+        self.privileged = torch.zeros(steps + 1, count, privileged)
+        self.action = torch.zeros(steps, count, action)
+        self.mean = torch.zeros(steps, count, action)
+        self.reward, self.cost = torch.zeros(steps, count), torch.zeros(steps, count)
+        self.fell = torch.zeros(steps, count, dtype=torch.bool)
+        self.timed_out = torch.zeros(steps, count, dtype=torch.bool)
+        self.force, self.raw_force = torch.zeros(steps, count, 3), torch.zeros(steps, count, 3)
+        self.decided = torch.zeros(steps, count, dtype=torch.bool)
+        self._final: list[tuple[int, Tensor, Tensor]] = []
+
+    @property
+    def done(self) -> Tensor:
+        """Episodes ended, [T, N]."""
+        return self.fell | self.timed_out
+
+    def begin(self) -> None:
+        """Forget what episodes ended with."""
+        self._final = []
+
+    def put(self, step: int, transition: Transition) -> None:
+        """What step number `step` brought."""
+        self.reward[step] = torch.from_numpy(transition.reward)
+        self.cost[step] = torch.from_numpy(transition.cost)
+        self.fell[step] = torch.from_numpy(transition.fell)
+        self.timed_out[step] = torch.from_numpy(transition.timed_out)
+        rows = self.timed_out[step].nonzero().squeeze(1)
+        if len(rows):
+            self._final.append((step, rows, torch.from_numpy(transition.final_privileged)[rows]))
+
+    def finite(self) -> bool:
+        """All that is learned from is."""
+        tensors = (self.observation, self.privileged, self.action, self.mean, self.reward, self.cost)
+        return all(bool(torch.isfinite(tensor.sum(dtype=torch.float32))) for tensor in tensors)
+
+    def values(self, critic: Callable[[Tensor], Tensor], fallen: Tensor) -> tuple[Tensor, Tensor]:
+        """What the states before and after every step are worth, [T, N, heads] each.
+
+        An episode that timed out goes on in the critic's mind; one that ended in a fall is worth `fallen` [heads].
+        """
+        all_values = critic(self.privileged)
+        value, after = all_values[:-1], all_values[1:].clone()
+        for step, rows, privileged in self._final:
+            after[step, rows] = critic(privileged)
+        after[self.fell] = fallen
+        return value, after
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A rollout as its learner takes it, one row a sample.
+
+    Attributes:
+        observation, privileged, action, mean: as in `Rollout`, [S, ...].
+        log_std: of the actions, [A].
+        log_probability: of the actions when they were drawn, [S].
+        value: of rewards and of cost, as they were when drawn, [S, 2].
+        target: what the values should be, [S, 2].
+        advantage: of the rewards, about its mean, in its standard deviations, [S];
+        scale: these deviations, [].
+        next_cost_value: [S].
+        cost: [S].
+        intensity: size of the force times the step's length, N s, [S].
+        disturbed: the disturber's force was on, bool, [S].
+    """
+
+    observation: Tensor
+    privileged: Tensor
+    action: Tensor
+    mean: Tensor
+    log_std: Tensor
+    log_probability: Tensor
+    value: Tensor
+    target: Tensor
+    advantage: Tensor
+    scale: Tensor
+    next_cost_value: Tensor
+    cost: Tensor
+    intensity: Tensor
+    disturbed: Tensor
+    _whole: tuple[str, ...] = field(default=("log_std", "scale", "_whole"), repr=False)
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    def take(self, rows: Tensor) -> Samples:
+        """Some of them, [K]."""
+        return Samples(**{n: v if n in self._whole else v.index_select(0, rows) for n, v in vars(self).items()})

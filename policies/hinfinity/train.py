@@ -1,0 +1,205 @@
+"""Collect, learn, log, save: the loop. The same seed gives the same policy, stopped and resumed or not."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, Progress, load, prepare, save
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.environment import Environment, Transition
+from policies.hinfinity.figures import Tally
+from policies.hinfinity.forces import NOBODY, Forces
+from policies.hinfinity.learner import Learner
+from policies.hinfinity.rollout import Rollout
+from policies.trainer import stop_signals
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What came of it.
+
+    Attributes:
+        checkpoint: its directory.
+        iterations: done in all.
+        steps: control periods of all robots together.
+        elapsed_s: seconds of training in all, those before a resume included.
+        velocity_error: mean of the last iteration, m/s.
+        falls_per_minute: of a robot, in the last iteration.
+        interrupted: True if a signal stopped it before the end; resume to go on.
+    """
+
+    checkpoint: Path
+    iterations: int
+    steps: int
+    elapsed_s: float
+    velocity_error: float
+    falls_per_minute: float
+    interrupted: bool
+
+
+class Trainer:
+    """Trains the networks in one environment; `output` holds checkpoint, state and TensorBoard's log."""
+
+    def __init__(
+        self, environment: Environment, robot: str, config: HInfinityConfig, output: Path, resume: bool = False
+    ) -> None:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        self.environment, self.config, self.output = environment, config, output
+        checkpoint = LocomotionCheckpoint(
+            config=config,
+            locomotion=environment.contract,
+            robot=robot,
+            privileged_size=environment.privileged.shape[1],
+            environment=dict(environment.description),
+        )
+        prepare(output, checkpoint, resume)
+        torch.manual_seed(config.seed)
+        self.networks = checkpoint.build()
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.forces = Forces(config, environment.count)
+        self.learner = Learner(config, self.networks, environment.cost_bound, environment.period_s, self.generator)
+        sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
+        dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+        self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)
+        self.progress = Progress()
+        if (output / STATE_FILE).exists():
+            self.progress = load(output, self.learner, self.forces, environment, self.generator)
+
+    def run(self, progress_bar: bool = True) -> TrainingResult:
+        """Train to the end, or until SIGINT or SIGTERM; either way the last state is saved.
+
+        Raises:
+            TrainingDiverged: nothing was finite for a while; the last checkpoint stays.
+        """
+        config = self.config
+        earlier_s, started, saved = self.progress.elapsed_s, time.monotonic(), time.monotonic()
+        figures: dict[str, float] = {}
+        iteration = self.progress.iteration
+        with stop_signals() as stop, self._bar(progress_bar) as bar, self._board() as board:
+            while iteration < config.iterations and not stop.is_set():
+                figures = self.iterate(iteration)
+                iteration += 1
+                self.progress = Progress(
+                    iteration=iteration,
+                    elapsed_s=earlier_s + time.monotonic() - started,
+                    learning_rate=self.learner.learning_rate,
+                    dual=self.learner.dual.value,
+                    skipped=self.learner.guard.skipped,
+                )
+                for name, value in figures.items():
+                    board.add_scalar(name, value, iteration)
+                bar.set_postfix_str(_summary(figures), refresh=False)
+                bar.update()
+                if time.monotonic() - saved > config.checkpoint_every_s:
+                    self.save()
+                    saved = time.monotonic()
+        if figures:
+            self.save()
+        return TrainingResult(
+            checkpoint=self.output,
+            iterations=iteration,
+            steps=iteration * config.rollout_steps * self.environment.count,
+            elapsed_s=self.progress.elapsed_s,
+            velocity_error=figures.get("task/velocity_error", math.nan),
+            falls_per_minute=figures.get("task/falls_per_minute", math.nan),
+            interrupted=iteration < config.iterations,
+        )
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
+        limit = self.config.force_limit(iteration)
+        began = time.monotonic()
+        figures = self.collect(limit)
+        collected = time.monotonic()
+        constrained = self.config.disturber == "hinfinity" and limit > 0
+        figures |= self.learner.learn(self.rollout, self.forces.who, constrained)
+        ended = time.monotonic()
+        steps = self.config.rollout_steps * self.environment.count
+        return figures | {
+            "force/limit": limit,
+            "time/collect_s": collected - began,
+            "time/learn_s": ended - collected,
+            "time/steps_per_s": steps / (ended - began),
+        }
+
+    @torch.no_grad()
+    def collect(self, limit: float) -> dict[str, float]:
+        """Fill the rollout with forces of at most `limit` N; means of the environment's figures."""
+        rollout, environment, tally = self.rollout, self.environment, Tally()
+        actor = self.networks.actor
+        std = actor.log_std.exp()
+        rollout.begin()
+        for step in range(rollout.steps):
+            rollout.observation[step] = torch.from_numpy(environment.observation)
+            rollout.privileged[step] = torch.from_numpy(environment.privileged)
+            force = self._push(step, limit)
+            with self.learner.autocast():
+                mean = actor(rollout.observation[step])
+            noise = torch.randn(mean.shape, generator=self.generator)
+            rollout.mean[step], rollout.action[step] = mean, mean + std * noise
+            transition = environment.step(rollout.action[step].numpy(), force)
+            rollout.put(step, transition)
+            self.forces.end(rollout.fell[step] | rollout.timed_out[step])
+            tally.add(**transition.figures, **self._errors(transition))
+        rollout.privileged[-1] = torch.from_numpy(environment.privileged)
+        minutes = rollout.steps * environment.count * environment.period_s / 60
+        ended = int(rollout.done.sum())
+        return tally.means() | {
+            "task/falls_per_minute": float(rollout.fell.sum()) / minutes,
+            "task/fall_share": float(rollout.fell.sum()) / ended if ended else math.nan,
+            "task/reward": float(rollout.reward.mean()) / environment.period_s,
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint and the state."""
+        save(self.output, self.learner, self.forces, self.environment, self.generator, self.progress)
+
+    def _push(self, step: int, limit: float) -> np.ndarray | None:
+        """The forces of a step, kept in the rollout; None without any."""
+        rollout = self.rollout
+        if limit == 0:
+            rollout.force[step] = 0
+            rollout.decided[step] = False
+            return None
+        disturber = self.networks.disturber
+        rollout.decided[step] = self.forces.choose(rollout.privileged[step], limit, disturber, self.generator)
+        rollout.force[step], rollout.raw_force[step] = self.forces.force, self.forces.raw
+        return self.forces.force.numpy().astype(np.float64)
+
+    def _errors(self, transition: Transition) -> dict[str, float]:
+        """Of the velocity, of all robots and of those that nobody pushes."""
+        error = torch.from_numpy(transition.velocity_error)
+        figures = {"task/velocity_error": float(error.mean())}
+        if self.config.disturber != "none":
+            figures["task/velocity_error_undisturbed"] = float(error[self.forces.who == NOBODY].mean())
+        return figures
+
+    def _bar(self, show: bool) -> tqdm:
+        return tqdm(
+            total=self.config.iterations,
+            initial=self.progress.iteration,
+            desc="training",
+            unit="iteration",
+            disable=not show,
+        )
+
+    @contextmanager
+    def _board(self) -> Iterator[SummaryWriter]:
+        with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.progress.iteration + 1) as writer:
+            yield writer
+
+
+def _summary(figures: Mapping[str, float]) -> str:
+    error, falls = figures["task/velocity_error"], figures["task/falls_per_minute"]
+    return f"velocity error {error:.2f} m/s, {falls:.2f} falls a minute, {figures['time/steps_per_s']:.0f} steps/s"

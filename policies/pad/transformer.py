@@ -1,0 +1,176 @@
+"""PAD's diffusion transformer (arXiv 2411.18179): pictures, depth and poses in one sequence.
+
+Every modality is a few tokens. Those of the future are noisy; what is known of the present stands clean beside them, on
+the channel axis. A token sees those of its own modality and of the ones before it: pictures see only pictures, depth
+also those, and the one action token sees everything. So what is predicted of pictures can be learned from video.
+Axes: B batch, F frames (of the past, clean, or of the future, noisy), L tokens, W width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps, get_2d_sincos_pos_embed
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.nn import functional
+
+FREQUENCIES = 256  # of the timestep's sinusoidal embedding, as in DiT
+MLP_RATIO = 4
+EPSILON = 1e-6  # of the layer norms, as in DiT
+MODULATIONS = 6  # shift, scale and gate, of the attention and of the MLP
+
+
+class Modality(NamedTuple):
+    """One kind of what is predicted.
+
+    Attributes:
+        name: `pictures` (as latents), `depth` or `poses`.
+        channels, height, width: of a frame; a pose is [size, 1, 1].
+        patch: positions along each side of a token.
+        past: clean frames; future: noisy frames.
+    """
+
+    name: str
+    channels: int
+    height: int
+    width: int
+    patch: int
+    past: int
+    future: int
+
+    @property
+    def tokens(self) -> int:
+        """How many."""
+        return self.height // self.patch * (self.width // self.patch)
+
+    @property
+    def frame_size(self) -> int:
+        """Numbers that a token holds of each frame."""
+        return self.channels * self.patch**2
+
+
+class Block(nn.Module):
+    """DiT's block with adaLN-Zero (arXiv 2212.09748, section 3.2); it begins as the identity."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = nn.Linear(width, MODULATIONS * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.expand = nn.Linear(width, MLP_RATIO * width)
+        self.contract = nn.Linear(MLP_RATIO * width, width)
+
+    def forward(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L, W]; condition [B, W]; mask: what a token sees, bool [L, L]."""
+        modulation = self.modulation(functional.silu(condition)).unsqueeze(1).chunk(MODULATIONS, dim=-1)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation
+        qkv = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        attended = functional.scaled_dot_product_attention(q, k, v, mask)
+        x = x + gate * self.project(attended.transpose(1, 2).flatten(2))
+        hidden = functional.gelu(self.expand(modulated(x, shift_mlp, scale_mlp)), approximate="tanh")
+        return x + gate_mlp * self.contract(hidden)
+
+
+class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers' own bases disagree
+    """Predicts the noise in all modalities together, from the timestep and the instruction.
+
+    Attributes:
+        modalities: in the order of their tokens, each as a tuple of the fields of `Modality`.
+    """
+
+    mask: Tensor
+
+    @register_to_config
+    def __init__(
+        self, layers: int, width: int, heads: int, text_dim: int, modalities: tuple[tuple[str | int, ...], ...]
+    ) -> None:
+        super().__init__()
+        self.modalities = tuple(Modality(*modality) for modality in modalities)  # type: ignore[arg-type]
+        self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=1)
+        self.timestep = TimestepEmbedding(FREQUENCIES, width)
+        self.text = nn.Linear(text_dim, width)
+        self.embed, self.head = nn.ModuleDict(), nn.ModuleDict()
+        for m in self.modalities:
+            self.embed[m.name] = nn.Linear((m.past + m.future) * m.frame_size, width)
+            if m.future:
+                self.head[m.name] = nn.Linear(width, m.future * m.frame_size)
+            self.register_buffer(f"place_{m.name}", _places(m, width), persistent=False)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.final_modulation = nn.Linear(width, 2 * width)
+        owner = torch.tensor([number for number, m in enumerate(self.modalities) for _ in range(m.tokens)])
+        self.register_buffer("mask", owner[None] <= owner[:, None], persistent=False)
+        self._begin()
+
+    def forward(
+        self, noisy: dict[str, Tensor], timestep: Tensor, clean: dict[str, Tensor], text: Tensor
+    ) -> dict[str, Tensor]:
+        """One evaluation.
+
+        Args:
+            noisy: modality -> [B, F, channels, height, width], the future; missing where there is nothing to predict.
+            timestep: int64 [B], one for all modalities.
+            clean: the same of the present.
+            text: vector of the instruction [B, text_dim].
+
+        Returns:
+            Modality -> what is predicted, of the shape of `noisy`.
+        """
+        condition = self.timestep(self.frequencies(timestep).to(text.dtype)) + self.text(text)
+        x = torch.cat([self._tokens(m, noisy.get(m.name), clean[m.name]) for m in self.modalities], dim=1)
+        for block in self.blocks:
+            x = block(x, condition, self.mask)
+        shift, scale = self.final_modulation(functional.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
+        parts = modulated(x, shift, scale).split([m.tokens for m in self.modalities], dim=1)
+        return {
+            m.name: _frames(self.head[m.name](part), m)
+            for m, part in zip(self.modalities, parts, strict=True)
+            if m.future
+        }
+
+    def _tokens(self, m: Modality, noisy: Tensor | None, clean: Tensor) -> Tensor:
+        frames = clean if noisy is None else torch.cat((noisy, clean), dim=1)
+        return self.embed[m.name](_patches(frames, m.patch)) + getattr(self, f"place_{m.name}")
+
+    def _begin(self) -> None:
+        """First weights, as DiT's: nothing is added to the residual stream, and nothing predicted."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        for layer in (self.timestep.linear_1, self.timestep.linear_2):
+            nn.init.normal_(layer.weight, std=0.02)
+        silent = [module for name, module in self.named_modules() if "modulation" in name or name.startswith("head.")]
+        for module in silent:
+            assert isinstance(module, nn.Linear)
+            nn.init.zeros_(module.weight)
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """AdaLN: normalised over the last axis, scaled by 1 + `scale` and shifted."""
+    return functional.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
+
+
+def _places(m: Modality, width: int) -> Tensor:
+    """Fixed 2-D sine-cosine positions [tokens, width]; a single token needs none."""
+    if m.tokens == 1:
+        return torch.zeros(1, width)
+    rows, columns = m.height // m.patch, m.width // m.patch
+    return get_2d_sincos_pos_embed(width, (rows, columns), base_size=rows, output_type="pt").float()
+
+
+def _patches(frames: Tensor, patch: int) -> Tensor:
+    """[B, F, C, H, W] to [B, tokens, F * C * patch^2]."""
+    folded = frames.unflatten(-2, (-1, patch)).unflatten(-1, (-1, patch))  # [B, F, C, rows, patch, columns, patch]
+    return folded.permute(0, 3, 5, 1, 2, 4, 6).flatten(3).flatten(1, 2)
+
+
+def _frames(tokens: Tensor, m: Modality) -> Tensor:
+    """[B, tokens, F * C * patch^2] to [B, F, C, H, W]: `_patches` undone."""
+    rows = m.height // m.patch
+    folded = tokens.unflatten(-1, (m.future, m.channels, m.patch, m.patch)).unflatten(1, (rows, -1))
+    return folded.permute(0, 3, 4, 1, 5, 2, 6).flatten(-2).flatten(-3, -2)

@@ -1,0 +1,249 @@
+"""Advantages, losses, the constraint and the forces, against slow formulas, finite differences and known sets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, Forces, direction_entropy, directions
+from policies.hinfinity.learner import Learner
+from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
+from policies.hinfinity.objectives import (
+    DualVariable,
+    adapt_learning_rate,
+    clipped_surrogate,
+    clipped_value_loss,
+    dissipation,
+    generalized_advantage,
+)
+from policies.hinfinity.rollout import Rollout, Samples
+
+SMALL = HInfinityConfig(actor_widths=(8,), critic_widths=(8,), disturber_widths=(8,), precision="fp32", warmup=0)
+
+
+def test_advantages_are_what_the_definition_gives():
+    """The discounted sum of later errors, up to the end of the episode; a time-out's last state keeps its value."""
+    generator = torch.Generator().manual_seed(0)
+    steps, count, gamma, lam = 12, 5, 0.9, 0.8
+    reward, value, next_value = (torch.randn(steps, count, generator=generator) for _ in range(3))
+    done = torch.rand(steps, count, generator=generator) < 0.2
+    found = generalized_advantage(reward, value, next_value, done, gamma, lam)
+    for i in range(count):
+        for t in range(steps):
+            expected, weight = 0.0, 1.0
+            for k in range(t, steps):
+                expected += weight * float(reward[k, i] + gamma * next_value[k, i] - value[k, i])
+                weight *= gamma * lam
+                if done[k, i]:
+                    break
+            assert float(found[t, i]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_both_heads_share_one_call():
+    reward, value, next_value = (torch.randn(6, 4, 2) for _ in range(3))
+    done = torch.rand(6, 4) < 0.3
+    both = generalized_advantage(reward, value, next_value, done[..., None], 0.9, 0.8)
+    for head in range(2):
+        alone = generalized_advantage(reward[..., head], value[..., head], next_value[..., head], done, 0.9, 0.8)
+        torch.testing.assert_close(both[..., head], alone)
+
+
+def test_values_after_an_episode():
+    """After a fall the given value; after a time-out that of its last state, not that of the next episode's first."""
+    rollout = Rollout(2, 3, (1, 1, 1), torch.float32)
+    rollout.privileged[:] = torch.arange(9.0).reshape(3, 3, 1)
+    rollout.fell[0, 0] = rollout.timed_out[0, 1] = True
+    rollout._final = [(0, torch.tensor([1]), torch.tensor([[50.0]]))]
+    value, after = rollout.values(lambda seen: seen, torch.tensor([-7.0]))
+    assert value.squeeze(-1).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert after.squeeze(-1).tolist() == [[-7, 50, 5], [6, 7, 8]]
+
+
+def test_ppo_losses():
+    ratio = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1])
+    advantage = torch.tensor([1.0, -1.0, 1.0, -1.0, 2.0])
+    expected = [min(r * a, min(max(r, 0.8), 1.2) * a) for r, a in zip(ratio.tolist(), advantage.tolist(), strict=True)]
+    np.testing.assert_allclose(clipped_surrogate(ratio, advantage, 0.2), expected, rtol=1e-6)
+    loss = clipped_value_loss(torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([1.0, 1.0]), 0.2)
+    np.testing.assert_allclose(loss, [0.64, 0.81], rtol=1e-6)
+
+
+def test_normal_distributions_agree_with_torch():
+    mean, old_mean, value = torch.randn(3, 4), torch.randn(3, 4), torch.randn(3, 4)
+    log_std, old_log_std = torch.randn(4) * 0.3, torch.randn(4) * 0.3
+    new, old = (torch.distributions.Normal(m, s.exp()) for m, s in ((mean, log_std), (old_mean, old_log_std)))
+    torch.testing.assert_close(log_probability(value, mean, log_std), new.log_prob(value).sum(-1))
+    torch.testing.assert_close(entropy(log_std), new.entropy()[0].sum())
+    expected = torch.distributions.kl_divergence(old, new).sum(-1)
+    torch.testing.assert_close(kl_divergence(old_mean, old_log_std, mean, log_std), expected)
+
+
+def test_the_constraint_is_its_formula():
+    ratio, force, cost = torch.tensor([1.0, 1.1, 0.5]), torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.3, 0.4, 0.5])
+    value, after = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.5, 0.9, 1.0])
+    found = dissipation(ratio, force, cost, value, after, eta=0.1, clip_ratio=0.2)
+    np.testing.assert_allclose(found, [0.2 - 0.8, 0.0 - 1.1 * 0.3, 0.1 - 0.8 * 0.5], rtol=1e-5)  # the last is clipped
+
+
+def make_samples(networks: Networks, count: int = 64) -> Samples:
+    generator = torch.Generator().manual_seed(1)
+    seen = torch.randn(count, 5, generator=generator)
+    with torch.no_grad():
+        mean = networks.actor(seen)
+    action = mean + torch.randn(count, 2, generator=generator)
+    log_std = networks.actor.log_std.detach().clone()
+    numbers = torch.rand(count, generator=generator)
+    return Samples(
+        observation=seen, privileged=seen, action=action, mean=mean, log_std=log_std,
+        log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
+        target=torch.zeros(count, 2), advantage=torch.zeros(count), scale=torch.tensor(1.0),
+        next_cost_value=torch.zeros(count), cost=numbers, intensity=numbers, disturbed=numbers > 0.3,
+    )  # fmt: skip
+
+
+def make_learner() -> Learner:
+    torch.manual_seed(0)
+    return Learner(SMALL, Networks(SMALL, 5, 5, 2), 0.03, 0.02, torch.Generator().manual_seed(0))
+
+
+def objective(learner: Learner, samples: Samples) -> torch.Tensor:
+    actor = learner.networks.actor
+    ratio = torch.exp(
+        log_probability(samples.action, actor(samples.observation), actor.log_std) - samples.log_probability
+    )
+    return learner.objective(samples, ratio)[0]
+
+
+def test_the_constraint_reaches_the_actor():
+    """With no reward, the gradient is the constraint's: it agrees with finite differences, and is 0 where lambda is."""
+    learner = make_learner()
+    samples = make_samples(learner.networks)
+    weights = next(learner.networks.actor.body.parameters())
+    learner.dual.value = 2.0
+    (gradient,) = torch.autograd.grad(objective(learner, samples), weights)
+    assert gradient.norm() > 1e-3
+    with torch.no_grad():
+        for index in ((0, 0), (3, 2), (7, 4)):
+            ends = []
+            for shift in (1e-3, -2e-3):
+                weights[index] += shift
+                ends.append(float(objective(learner, samples)))
+            weights[index] += 1e-3
+            assert (ends[0] - ends[1]) / 2e-3 == pytest.approx(float(gradient[index]), rel=0.05, abs=2e-4)
+    learner.dual.value = 0.0
+    (gone,) = torch.autograd.grad(objective(learner, samples), weights)
+    assert not gone.any()
+
+
+def test_the_constraint_makes_costly_actions_rarer():
+    """Actions to the right cost, actions to the left do not: the mean moves to the left, and L rises."""
+    learner = make_learner()
+    samples = make_samples(learner.networks, 512)
+    costly = samples.action[:, 0] > samples.mean[:, 0]
+    samples = replace(samples, cost=costly.float())
+    optimizer = torch.optim.Adam(learner.networks.actor.parameters(), 1e-3)
+    before = objective(learner, samples).item()
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-objective(learner, samples)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        moved = (learner.networks.actor(samples.observation) - samples.mean).mean(dim=0)
+    assert moved[0] < -0.02
+    assert objective(learner, samples).item() > before
+
+
+def test_the_dual_variable_falls_by_the_slack():
+    dual = DualVariable(0.5, rate=0.1, largest=1.0)
+    dual.update(2.0)
+    assert dual.value == pytest.approx(0.3)
+    dual.update(-4.0)
+    assert dual.value == pytest.approx(0.7)
+    dual.update(100.0)
+    assert dual.value == 0.0
+    dual.update(-100.0)
+    assert dual.value == 1.0
+
+
+def test_the_learning_rate_follows_the_divergence():
+    bounds = (1e-5, 1e-2)
+    rates = [adapt_learning_rate(1e-3, kl, 0.01, bounds) for kl in (0.03, 0.01, 0.001)]
+    assert rates == pytest.approx([1e-3 / 1.5, 1e-3, 1.5e-3])
+    assert adapt_learning_rate(1e-2, 0.0, 0.01, bounds) == 1e-2
+    assert adapt_learning_rate(1e-5, 1.0, 0.01, bounds) == 1e-5
+
+
+def test_forces_are_bounded_and_keep_their_direction():
+    raw = torch.randn(500, 3) * 4
+    force = squash(raw, 60.0)
+    assert (force.norm(dim=1) <= 60.0 + 1e-4).all()
+    torch.testing.assert_close(torch.nn.functional.normalize(force), torch.nn.functional.normalize(raw))
+    assert torch.isfinite(squash(torch.zeros(1, 3), 60.0)).all()
+
+
+@pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
+def test_forces_are_held(disturber, pushes):
+    torch.manual_seed(0)
+    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5))
+    count = 60
+    forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
+    network = Disturber(4, (8,))
+    assert set(forces.who.tolist()) == pushes
+    if disturber == "hinfinity":
+        shares = [float((forces.who == number).float().mean()) for number in (NOBODY, CHANCE, DISTURBER)]
+        assert shares == pytest.approx([0.1, 0.2, 0.7], abs=0.02)
+    trace, decisions = [], []
+    for _ in range(60):
+        decisions.append(forces.choose(torch.randn(count, 4), 50.0, network, generator))
+        trace.append(forces.force.clone())
+    assert max(float(force.norm(dim=1).max()) for force in trace) <= 50.0 + 1e-4
+    assert not any(force[forces.who == NOBODY].any() for force in trace)
+    for i in range(count):
+        changes = [t for t in range(1, 60) if not torch.equal(trace[t][i], trace[t - 1][i])]
+        lengths = np.diff(changes)
+        assert set(lengths.tolist()) <= {3, 4, 5}
+        if forces.who[i] == DISTURBER:
+            assert changes == [t for t in range(1, 60) if decisions[t][i]]
+    forces.end(torch.arange(count) == 0)
+    assert not forces.force[0].any()
+    assert forces.remaining[0] == 0
+
+
+def test_no_force_in_the_warm_up_and_more_later():
+    config = HInfinityConfig(warmup=10, force_ramp=100, force_start_n=20, force_max_n=80)
+    assert [config.force_limit(i) for i in (0, 9, 10, 60, 110, 1000)] == [0, 0, 20, 50, 80, 80]
+    assert HInfinityConfig(disturber="none").force_limit(10_000) == 0
+
+
+def test_direction_entropy():
+    generator = torch.Generator().manual_seed(0)
+    assert torch.allclose(directions().norm(dim=1), torch.ones(20))
+    assert (directions() @ directions().T).sort(dim=1).values[:, -2].max() < 0.8  # all different
+    assert direction_entropy(torch.randn(20_000, 3, generator=generator)) > 0.998
+    assert direction_entropy(directions() * torch.rand(20, 1)) == pytest.approx(1.0)
+    one_way = torch.tensor([0.0, 0.3, 1.0]) + 0.05 * torch.randn(500, 3, generator=generator)
+    assert direction_entropy(one_way) < 0.3
+    two_ways = torch.cat((directions()[:1], directions()[1:2])).repeat(50, 1)
+    assert direction_entropy(two_ways) == pytest.approx(math.log(2) / math.log(20))
+    assert math.isnan(direction_entropy(torch.zeros(4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"gamma": 1.0}, "gamma"),
+        ({"eta": 0.0}, "eta must be positive"),
+        ({"hold": [5, 4]}, "hold"),
+        ({"force_start_n": 200.0}, "force_start_n"),
+        ({"share_random": 0.7, "share_none": 0.3}, "leave some"),
+        ({"disturber": "wind"}, "wind"),
+    ],
+)
+def test_nonsense_is_refused(change, expected):
+    with pytest.raises(ValueError, match=expected):
+        HInfinityConfig.from_dict(HInfinityConfig().to_dict() | change)

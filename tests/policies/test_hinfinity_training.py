@@ -1,0 +1,198 @@
+"""The loop: it learns a toy task under every disturber, resumes bit for bit, and skips what is not finite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from contracts.locomotion import LocomotionContract, roll_history
+from policies.checkpoint import CheckpointError
+from policies.hinfinity import guarded
+from policies.hinfinity.checkpoint import load_networks
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.train import Trainer
+from policies.trainer import TrainingDiverged
+
+PERIOD_S = 0.1
+TINY = {
+    "actor_widths": (32, 32), "critic_widths": (32, 32), "disturber_widths": (16,), "precision": "fp32", "warmup": 2,
+    "force_ramp": 5, "force_start_n": 0.2, "force_max_n": 0.5, "hold": (2, 4), "initial_std": 0.7, "eta": 2.0,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two would wait for each other longer than they work, on so small networks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass
+class Step:
+    reward: np.ndarray
+    cost: np.ndarray
+    fell: np.ndarray
+    timed_out: np.ndarray
+    final_privileged: np.ndarray
+    velocity_error: np.ndarray
+    figures: dict[str, float]
+
+
+class PointMass:
+    """A mass of 1 kg in a plane: it is asked for a velocity, actions are accelerations. It falls when too fast."""
+
+    def __init__(self, count: int = 64, seed: int = 0) -> None:
+        self.count, self.period_s, self.cost_bound = count, PERIOD_S, PERIOD_S
+        self.contract = LocomotionContract(
+            joint_names=("x", "y"), default_pose=(0, 0), action_scale=1, kp=1, kd=1, history=2
+        )
+        self.description = {"count": count}
+        self.broken = False
+        self._rng = np.random.default_rng(seed)
+        self.state = np.zeros((count, 6))  # velocity, command, age, action's norm
+        self._history = np.zeros((count, 2, 15), dtype=np.float32)
+        self._begin(np.ones(count, dtype=bool))
+        self.state[:, 4] = self._rng.integers(20, size=count)
+        self._look()
+
+    @property
+    def observation(self):
+        return self._history.reshape(self.count, -1)
+
+    def step(self, action, force=None):
+        force = np.zeros((self.count, 3)) if force is None else force
+        self.state[:, :2] += PERIOD_S * (5.0 * np.tanh(action) + force[:, :2] - 0.5 * self.state[:, :2])
+        self.state[:, 4] += 1
+        error = np.linalg.norm(self.state[:, :2] - self.state[:, 2:4], axis=1)
+        task = np.exp(-(error**2) / 0.25)
+        self._look()
+        fell = np.linalg.norm(self.state[:, :2], axis=1) > 3
+        timed_out = ~fell & (self.state[:, 4] >= 20)
+        final = self.privileged.copy()
+        self._begin(fell | timed_out)
+        self._look()
+        reward = task * PERIOD_S * (np.nan if self.broken else 1)
+        cost = (1 - task) * PERIOD_S
+        reward, cost, error = (x.astype(np.float32) for x in (reward, cost, error))
+        return Step(reward, cost, fell, timed_out, final, error, {"reward/task": float(task.mean())})
+
+    def snapshot(self):
+        state = self._rng.bit_generator.state
+        words = [int(state["state"][k]) >> s & 0xFFFFFFFF for k in ("state", "inc") for s in (0, 32, 64, 96)]
+        return {"state": self.state.copy(), "history": self._history.copy(), "rng": np.array(words, dtype=np.int64)}
+
+    def restore(self, snapshot):
+        self.state[:], self._history[:] = snapshot["state"], snapshot["history"]
+        words = [int(word) for word in snapshot["rng"]]
+        numbers = [sum(word << 32 * i for i, word in enumerate(words[k : k + 4])) for k in (0, 4)]
+        state = self._rng.bit_generator.state
+        self._rng.bit_generator.state = dict(state) | {"state": {"state": numbers[0], "inc": numbers[1]}}
+        self.privileged = np.concatenate((self.state[:, :4], self._history[:, 0, :1]), axis=1, dtype=np.float32)
+
+    def _begin(self, rows):
+        drawn = self._rng.uniform(-1, 1, (self.count, 4))
+        self.state[rows, :4] = drawn[rows]
+        self.state[rows, 4] = 0
+
+    def _look(self):
+        seen = np.zeros((self.count, 15), dtype=np.float32)
+        seen[:, :4] = self.state[:, :4]
+        roll_history(self._history, seen)
+        self.privileged = np.concatenate((self.state[:, :4], seen[:, :1]), axis=1, dtype=np.float32)
+
+
+def make(output: Path, resume: bool = False, **choices) -> Trainer:
+    torch.manual_seed(99)  # nothing may depend on it
+    return Trainer(PointMass(), "mass", HInfinityConfig.from_dict(TINY | choices), output, resume)
+
+
+@pytest.mark.parametrize("disturber", ["none", "random", "hinfinity"])
+def test_it_learns(disturber, tmp_path):
+    trainer = make(tmp_path / "run", disturber=disturber, iterations=40, desired_kl=0.02)
+    first = trainer.iterate(0)
+    for iteration in range(1, 40):
+        last = trainer.iterate(iteration)
+    assert first["task/velocity_error"] > 0.6
+    assert last["task/velocity_error"] < 0.35
+    assert last["learning/skipped"] == 0
+    assert ("constraint/lambda" in last) == (disturber == "hinfinity")
+    if disturber == "hinfinity":
+        assert 0 < last["direction_entropy/disturber"] <= 1
+        assert last["force/disturber"] <= 0.5
+        assert last["cost_per_newton/disturber"] > 0
+
+
+@pytest.mark.parametrize("disturber", ["none", "hinfinity"])
+def test_resuming_changes_no_bit(disturber, tmp_path):
+    straight = make(tmp_path / "straight", iterations=7, disturber=disturber)
+    straight.run(progress_bar=False)
+    make(tmp_path / "parts", iterations=4, disturber=disturber).run(progress_bar=False)
+    parts = make(tmp_path / "parts", resume=True, iterations=7, disturber=disturber)
+    result = parts.run(progress_bar=False)
+    assert result.iterations == 7
+    assert not result.interrupted
+    assert result.steps == 7 * 24 * 64
+    for (name, a), b in zip(straight.networks.state_dict().items(), parts.networks.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    np.testing.assert_array_equal(straight.environment.observation, parts.environment.observation)
+    assert straight.learner.dual == parts.learner.dual
+    networks, config = load_networks(tmp_path / "parts")
+    assert config.robot == "mass"
+    assert all(map(torch.equal, networks.actor.parameters(), parts.networks.actor.parameters()))
+    assert list((tmp_path / "parts" / "tensorboard").iterdir())
+
+
+def test_half_precision_learns_too(tmp_path):
+    trainer = make(tmp_path, disturber="none", precision="bf16")
+    before = trainer.iterate(0)["task/velocity_error"]
+    for iteration in range(1, 25):
+        after = trainer.iterate(iteration)["task/velocity_error"]
+    assert after < 0.8 * before
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path):
+    make(tmp_path, iterations=1).run(progress_bar=False)
+    with pytest.raises(CheckpointError, match="resume it"):
+        make(tmp_path)
+    with pytest.raises(CheckpointError, match="other eta"):
+        make(tmp_path, resume=True, eta=3.0)
+    make(tmp_path, resume=True, iterations=2)
+
+
+def test_a_damaged_state_is_refused(tmp_path):
+    make(tmp_path, iterations=1).run(progress_bar=False)
+    state = tmp_path / "training_state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="training_state"):
+        make(tmp_path, resume=True)
+
+
+def test_what_is_not_finite_is_skipped_and_then_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(guarded, "MOST_BAD", 3)
+    trainer = make(tmp_path, disturber="none")
+    trainer.iterate(0)
+    before = {name: value.clone() for name, value in trainer.networks.state_dict().items()}
+    trainer.environment.broken = True  # type: ignore[attr-defined]
+    assert trainer.iterate(1)["learning/skipped"] == 1
+    assert all(torch.equal(value, before[name]) for name, value in trainer.networks.state_dict().items())
+    trainer.iterate(2)
+    with pytest.raises(TrainingDiverged, match="3 updates in a row"):
+        trainer.iterate(3)
+
+
+def test_a_gradient_that_is_not_finite_is_skipped():
+    weight = torch.nn.Parameter(torch.ones(1))
+    guard = guarded.Guard()
+    optimizer = guarded.GuardedAdam([weight], 1.0, guard)
+    assert not optimizer.step((weight - 1).sqrt().sum(), 0.1, "it")  # loss 0, infinite gradient
+    assert not optimizer.step(weight.sum() * torch.inf, 0.1, "it")
+    assert guard.skipped == 2
+    assert weight.item() == 1.0
+    assert optimizer.step(weight.sum(), 0.1, "it")
+    assert weight.item() < 1.0
