@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 
 from policies.runtime.bundle import read_bundle
-from policies.runtime.sampler import DiffusionSampler, Sampler, StreamingSampler
+from policies.runtime.sampler import DiffusionSampler, PadSampler, Sampler, StreamingSampler
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Work:
 
 def graph_calls(sampler: Sampler) -> dict[str, int]:
     """How often each graph runs for one chunk."""
-    if isinstance(sampler, DiffusionSampler):
+    if isinstance(sampler, DiffusionSampler | PadSampler):
         return {"encoder": 1, "denoiser": len(sampler.steps), "decoder": 1}
     if isinstance(sampler, StreamingSampler):
         return {"encoder": 1, "denoiser": sampler.evaluations, "decoder": 1}
