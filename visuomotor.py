@@ -31,7 +31,9 @@ STREAMING = StreamingConfig()
 HINFINITY = HInfinityConfig()
 CARP_TRAINING = TrainingConfig(steps=4000, batch_size=64, adam_betas=(0.9, 0.95), weight_decay=0.05, precision="fp32")
 PAD = PadConfig()
-PAD_TRAINING = TrainingConfig(steps=6000, batch_size=64, learning_rate=4e-4, adam_betas=(0.9, 0.999), weight_decay=0.0)
+PAD_TRAINING = TrainingConfig(
+    steps=12000, batch_size=32, learning_rate=8e-4, adam_betas=(0.9, 0.999), weight_decay=0.01
+)
 
 
 @app.command
@@ -240,7 +242,8 @@ def evaluate(
         episodes: of each task, on seeds that no demonstration has.
         seed: of the run; the same seed gives the same episodes, whatever the number of workers.
         json: write the result here.
-        video: write the first episodes of each task as MP4 into this folder.
+        video: write the first episodes of each task as MP4 into this folder; of a policy that imagines pictures (PAD)
+            they show these beside what then happened.
         record: add every episode to a dataset here.
         workers: processes.
         latency_steps: model an inference that takes so many control periods.
@@ -271,6 +274,7 @@ def export(
     /,
     output: Path,
     sampling: dict[str, str] = {},  # noqa: B006  # tyro shows it, nobody changes it
+    robot: str | None = None,
 ) -> int:
     """Make a bundle of a checkpoint: graphs, contracts and sampler, which run without torch.
 
@@ -279,10 +283,12 @@ def export(
         output: the bundle's folder.
         sampling: choices that training does not depend on, made anew: names and values, such as
             `--sampling scheduler ddim inference_steps 16` (an unknown name is answered with those there are).
+        robot: of a walking policy: name or path of the contract that it is for, if not the one that it was trained on;
+            joints are found by name.
     """
     from policies.export import export as export_checkpoint
 
-    print(f"bundle: {export_checkpoint(checkpoint, output, sampling)}")
+    print(f"bundle: {export_checkpoint(checkpoint, output, sampling, robot)}")
     return 0
 
 
@@ -301,6 +307,10 @@ def run(
     stitching: Literal["latest", "ensemble", "prefix"] = "latest",
     prefix: int = 4,
     instruction: str | None = None,
+    velocity: tuple[float, float, float] | None = None,
+    push: float = 0.0,
+    push_every: float = 10.0,
+    imagine_hz: float = 0.0,
 ) -> int:
     """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, recorded.
 
@@ -310,24 +320,33 @@ def run(
     Args:
         robot: name of a contract that comes with the project, or the path of your own.
         policy: an exported bundle.
-        task: what the simulated body is set up for.
+        task: what the simulated body is set up for; of a quadruped the terrain: flat, rough or all.
         output: the recording (`bag/`) and the nodes' logs (`nodes/`) go here.
         episodes: how many.
         seed: as of `visuomotor eval`: the same episodes.
-        steps: an episode ends without success after so many control periods; Meta-World's own limit is 500.
+        steps: an episode ends after so many control periods (Meta-World's own limit is 500): without success, unless
+            the task was not to fall for so long.
         json: write the run's figures here.
         cameras: recorded besides those that the policy sees.
         backend: inference engine.
         stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
         prefix: actions that it repeats of the one before, with `--stitching prefix`.
         instruction: what a policy of several tasks is asked to do; by default what the task says.
+        velocity: a simulated quadruped is told to walk like this: forward and left, m/s, turning left, rad/s. Without
+            it, the run asks for nothing, and whoever publishes on its topic may.
+        push: a simulated quadruped is pushed so hard, N, for half a second, each time in another direction.
+        push_every: seconds from one push to the next.
+        imagine_hz: how often the pictures that the policy imagines (PAD) are published, on `imagined/t4` and so on;
+            at most 10, beside the control path. 0: never.
     """
     from ros_nodes.supervisor import RunOptions, run_robot
+    from ros_nodes.walk import WalkPlan
 
     return run_robot(
         RunOptions(
             robot=robot, policy=policy, task=task, episodes=episodes, seed=seed, steps=steps, output=output, json=json,
             cameras=cameras, backend=backend, stitching=stitching, prefix=prefix, instruction=instruction,
+            walk=WalkPlan(velocity, push, push_every), imagine_hz=imagine_hz,
         )
     )  # fmt: skip
 

@@ -102,7 +102,7 @@ def train_all(runs: Sequence[PolicyRun]) -> None:
         if not run.dataset.exists():
             run.collect()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(PolicyRun.train, runs))
+        list(pool.map(lambda run: run.train(), runs))
 
 
 def compare(groups: Mapping[str, Sequence[PolicyRun]]) -> dict:
@@ -151,4 +151,4 @@ def parameters(checkpoint: Path) -> int:
     from policies.checkpoint import load_checkpoint
 
     policy, _ = load_checkpoint(checkpoint)
-    return sum(value.numel() for name, value in policy.named_parameters() if not name.startswith("encoder."))
+    return sum(value.numel() for name, value in policy.named_parameters() if not name.startswith(("encoder.", "vae.")))

@@ -24,6 +24,12 @@ def differences(policy: PolicyContract, robot: RobotContract) -> list[str]:
         found.append(
             f"rate: the policy acts every {policy.action_period_s * 1e3:.3f} ms, the robot every {period * 1e3:.3f} ms"
         )
+    wanted, stated = policy.position_control, robot.command.position_control
+    if wanted is not None and stated is not None and wanted != stated:
+        found.append(
+            f"position control: the policy was trained with kp {wanted.kp:g} and kd {wanted.kd:g}, "
+            f"the robot has kp {stated.kp:g} and kd {stated.kd:g}"
+        )
     found += _feature_differences(policy.action, robot.action_feature)
     if policy.observation_set not in robot.observation_sets:
         found.append(

@@ -105,6 +105,14 @@ class LocomotionContract(Contract, frozen=True, kw_only=True):
         return np.asarray(self.default_pose) + self.action_scale * np.asarray(action, dtype=np.float64)
 
 
+def projected_gravity(orientation: ArrayLike) -> NDArray[np.float64]:
+    """The unit vector downward in the frame of a body whose orientation in the world (z up) is x y z w, [..., 4]."""
+    x, y, z, w = np.moveaxis(np.asarray(orientation, dtype=np.float64), -1, 0)
+    square = np.maximum(x * x + y * y + z * z + w * w, np.finfo(np.float64).tiny)
+    across = np.stack((2 * (w * y - x * z), -2 * (w * x + y * z), 2 * (x * x + y * y)), axis=-1) / square[..., None]
+    return across - (0.0, 0.0, 1.0)
+
+
 def roll_history(history: NDArray[np.float32], observation: NDArray[np.float32]) -> None:
     """Put `observation` [..., D] first in `history` [..., H, D], in place; the oldest falls out."""
     history[..., 1:, :] = history[..., :-1, :].copy()

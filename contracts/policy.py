@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contracts.feature import Feature
+from contracts.robot import PositionControl
 from contracts.serialization import Contract, require, require_finite, require_unique
 
 
@@ -29,6 +30,7 @@ class PolicyContract(Contract, frozen=True, kw_only=True):
         action_period_s: seconds between two actions of a chunk.
         horizon: actions in a chunk. Action k of a chunk is meant for (time of its observation) + k * action_period_s.
         execute: actions carried out before the next observation is asked for (receding horizon).
+        position_control: that it was trained with, if that matters to it.
     """
 
     policy: str
@@ -40,6 +42,7 @@ class PolicyContract(Contract, frozen=True, kw_only=True):
     action_period_s: float
     horizon: int
     execute: int
+    position_control: PositionControl | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.observations), "a policy must observe something")

@@ -9,28 +9,45 @@ from typing import Literal
 from contracts.feature import Feature, image, vector
 from contracts.serialization import Contract, ContractError, require, require_finite, require_unique
 
+VELOCITY = ".velocity"
+"""What a JointState's field ends with that is a joint's velocity; the bare name is its position."""
+FIELDS = {
+    "geometry_msgs/msg/PoseStamped": ("x", "y", "z"),
+    "geometry_msgs/msg/Twist": ("linear x", "linear y", "angular z"),
+    "sensor_msgs/msg/Imu": (
+        "orientation x", "orientation y", "orientation z", "orientation w", "angular velocity x",
+        "angular velocity y", "angular velocity z", "linear acceleration x", "linear acceleration y",
+        "linear acceleration z",
+    ),
+}  # fmt: skip
+"""What each of a sensor's fields is, where its message does not name them."""
+
 
 class Sensor(Contract, frozen=True, kw_only=True):
-    """One topic of measured scalars.
+    """One topic of measured scalars, or of what somebody asks for.
 
     Attributes:
         name: how the rest of the contract refers to it.
         topic: ROS topic, relative to the robot's namespace.
-        type: message type. JointState carries `fields` by name (so order on the wire does not matter); PoseStamped
-            carries a position as the three `fields`, in `frame`; Imu carries as its ten `fields`, whatever their
-            names, orientation x y z w (REP-145: of `frame` in the world, z up), angular velocity x y z and linear
-            acceleration x y z (gravity with it: upward at rest), both in `frame`.
+        type: message type. JointState carries `fields` by name (so order on the wire does not matter): `<joint>` is a
+            position, `<joint>.velocity` that joint's velocity. PoseStamped carries a position as the three `fields`,
+            in `frame`; Imu carries as its ten `fields`, whatever their names, orientation x y z w (REP-145: of `frame`
+            in the world, z up), angular velocity x y z and linear acceleration x y z (gravity with it: upward at
+            rest), both in `frame`. Twist is no measurement but what the robot is asked for, see `is_request`: its
+            three `fields` are linear x, linear y and angular z, along and about the robot's own axes (REP-103).
         fields: names of the scalars it measures, unique in the whole robot.
         units: one a field (SI; "1" where it has none).
         rate_hz: how often it is published.
-        timeout_s: older than this is stale, and nothing may be decided from it.
+        timeout_s: older than this is stale, and nothing may be decided from it; a request that is older is none.
         privileged: True where no real robot could measure it (object poses of a simulator).
         frame: header.frame_id (REP-105).
     """
 
     name: str
     topic: str
-    type: Literal["sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/Imu"]
+    type: Literal[
+        "sensor_msgs/msg/JointState", "geometry_msgs/msg/PoseStamped", "sensor_msgs/msg/Imu", "geometry_msgs/msg/Twist"
+    ]
     fields: tuple[str, ...]
     units: tuple[str, ...]
     rate_hz: float
@@ -42,11 +59,34 @@ class Sensor(Contract, frozen=True, kw_only=True):
         _check_timing(self.name, self.rate_hz, self.timeout_s)
         require(len(self.fields) == len(self.units), f"sensor {self.name!r}: one unit a field, please")
         require(bool(self.fields), f"sensor {self.name!r} measures nothing")
-        if self.type == "geometry_msgs/msg/PoseStamped":
-            require(len(self.fields) == 3, f"sensor {self.name!r}: a PoseStamped gives 3 fields: x, y, z")
-        if self.type == "sensor_msgs/msg/Imu":
-            given = "orientation x y z w, angular velocity x y z, linear acceleration x y z"
-            require(len(self.fields) == 10, f"sensor {self.name!r}: an Imu gives 10 fields: {given}")
+        if self.type in FIELDS:
+            given, kind = FIELDS[self.type], self.type.rpartition("/")[2]
+            right = f"sensor {self.name!r}: of {kind} come {len(given)} fields: {', '.join(given)}"
+            require(len(self.fields) == len(given), right)
+        elif self.velocities and self.positions:  # a message has as many velocities as positions, or none
+            require(
+                set(self.positions) == set(self.velocities),
+                f"sensor {self.name!r}: give the velocity of each joint or of none",
+            )
+
+    @property
+    def is_request(self) -> bool:
+        """True of what somebody else (a person, a planner) asks of the robot, instead of what the robot measures.
+
+        It carries no stamp: the time of its receipt counts. It is never waited for, and when it is silent for longer
+        than `timeout_s`, all its fields are 0.
+        """
+        return self.type == "geometry_msgs/msg/Twist"
+
+    @property
+    def positions(self) -> tuple[str, ...]:
+        """Of a JointState: the joints whose position is a field, in order."""
+        return tuple(f for f in self.fields if not f.endswith(VELOCITY))
+
+    @property
+    def velocities(self) -> tuple[str, ...]:
+        """Of a JointState: the joints whose velocity is a field, in order."""
+        return tuple(f.removesuffix(VELOCITY) for f in self.fields if f.endswith(VELOCITY))
 
 
 class Camera(Contract, frozen=True, kw_only=True):
@@ -111,6 +151,22 @@ class CommandChannel(Contract, frozen=True, kw_only=True):
         )
 
 
+class PositionControl(Contract, frozen=True, kw_only=True):
+    """The spring and the damper at each joint: torque = kp (target - position) - kd velocity.
+
+    Attributes:
+        kp: N m/rad.
+        kd: N m s/rad.
+    """
+
+    kp: float
+    kd: float
+
+    def __post_init__(self) -> None:
+        require_finite("kp or kd", self.kp, self.kd)
+        require(self.kp > 0 and self.kd >= 0, f"kp must be positive and kd not negative, not {self.kp} and {self.kd}")
+
+
 class CommandInterface(Contract, frozen=True, kw_only=True):
     """What the robot obeys.
 
@@ -119,21 +175,29 @@ class CommandInterface(Contract, frozen=True, kw_only=True):
             forward_command_controller).
         kind: `end_effector_twist` and `joint_velocity` integrate the command; `joint_position` goes there.
         channels: the elements of the command, in order.
-        fallback: what the controller sends when it must not follow the policy. `hold` follows each channel's `hold`.
+        fallback: what the controller sends when it must not follow the policy. `hold` follows each channel's `hold`, at
+            the place where that began; `damp` sends every time the positions that are measured right then, so that the
+            springs of the position control are off and its dampers alone act: the robot sinks down slowly.
         timeout_s: the body stops by itself when no command came for this long.
+        position_control: of the body, for a policy that was trained with it; None: not stated.
     """
 
     topic: str
     type: Literal["std_msgs/msg/Float64MultiArray"] = "std_msgs/msg/Float64MultiArray"
     kind: Literal["end_effector_twist", "joint_velocity", "joint_position"]
     channels: tuple[CommandChannel, ...]
-    fallback: Literal["hold"] = "hold"
+    fallback: Literal["hold", "damp"] = "hold"
     timeout_s: float
+    position_control: PositionControl | None = None
 
     def __post_init__(self) -> None:
         require(bool(self.channels), "a robot needs at least one command channel")
         require_unique("command channel", tuple(c.name for c in self.channels))
         _check_timing("command", 1.0, self.timeout_s)
+        if self.fallback == "damp":
+            require(self.kind == "joint_position", f"fallback damp is for joint_position, not for {self.kind}")
+            stiff = [c.name for c in self.channels if c.hold != "measured"]
+            require(not stiff, f"fallback damp: {stiff} must have hold: measured")
 
 
 class TaskInterface(Contract, frozen=True, kw_only=True):
@@ -145,15 +209,17 @@ class TaskInterface(Contract, frozen=True, kw_only=True):
         recover_s: the controller may leave *hold* by itself when fresh data comes within this time; after it, only an
             explicit reset does.
         ramp_s: after activation, commands are scaled from 0 to 1 over this time.
+        stand_up_s: before that, the joints are led from where they are to `home` over this time; 0: they are not.
     """
 
     heartbeat_timeout_s: float
     chunk_timeout_s: float
     recover_s: float
     ramp_s: float
+    stand_up_s: float = 0.0
 
     def __post_init__(self) -> None:
-        values = (self.heartbeat_timeout_s, self.chunk_timeout_s, self.recover_s, self.ramp_s)
+        values = (self.heartbeat_timeout_s, self.chunk_timeout_s, self.recover_s, self.ramp_s, self.stand_up_s)
         require_finite("a time-out", *values)
         require(min(values[:2]) > 0 and min(values) >= 0, "time-outs must be positive")
 
@@ -206,8 +272,27 @@ class RobotContract(Contract, frozen=True, kw_only=True):
                     channel.measured_by in units,
                     f"channel {channel.name!r}: no sensor has the field {channel.measured_by!r}",
                 )
+        if self.task.stand_up_s:
+            self.home_command  # noqa: B018 - raises where there is none
         for set_name in self.observation_sets:
             self.observation_features(set_name)
+
+    @property
+    def home_command(self) -> tuple[float, ...]:
+        """The command that leads to `home`, a position a channel; only of a robot whose channels are joint positions.
+
+        Raises:
+            ValueError: they are not, or `home` is out of a channel's range.
+        """
+        require(self.command.kind == "joint_position", f"{self.command.kind} commands lead to no pose")
+        home = dict(zip(self.joint_names, self.home, strict=True))
+        for channel in self.command.channels:
+            joint = channel.measured_by or channel.name
+            require(joint in home, f"channel {channel.name!r}: {joint!r} is no joint of the robot")
+            low, high = channel.min, channel.max
+            inside = low <= home[joint] <= high
+            require(inside, f"channel {channel.name!r}: home {home[joint]} is not within [{low}, {high}]")
+        return tuple(home[channel.measured_by or channel.name] for channel in self.command.channels)
 
     @property
     def control_period_s(self) -> float:

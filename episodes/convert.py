@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from contracts.feature import Feature
-from contracts.robot import Camera, RobotContract, Sensor
+from contracts.robot import RobotContract
 from contracts.serialization import ContractError
-from episodes.bag import BagEpisode, BagError, BagReader, BagWriter, Topic
-from episodes.data import DatasetError, EpisodeData
+from episodes.bag import BagError, BagReader, BagWriter, Topic
+from episodes.bag_rows import ConversionReport, bag_episode, commands_topic
+from episodes.data import DatasetError
 from episodes.dataset import Dataset
 from episodes.messages import joint_state, message_definition, message_type, number_array, qos_yaml, serialize
 from episodes.samples import (
@@ -21,14 +19,8 @@ from episodes.samples import (
     IMAGE,
     JOINT_STATE,
     STRING,
-    Timeline,
-    check_finite,
     episode_message,
-    fields_of,
     image_message,
-    image_of,
-    message_stamp,
-    named_positions,
     sensor_message,
     sensors_of,
     topic_name,
@@ -42,27 +34,6 @@ PAUSE_NS = 1_000_000_000  # between two episodes of such a recording
 SENSOR_QOS = qos_yaml("best_effort", "volatile", 1)
 COMMAND_QOS = qos_yaml("reliable", "volatile", 1)
 LATCHED_QOS = qos_yaml("reliable", "transient_local", 1)
-
-
-@dataclass
-class ConversionReport:
-    """What came of a recording.
-
-    Attributes:
-        added: episodes that are in the dataset now and were not before.
-        present: episodes that it already had.
-        skipped: "episode n: why not", of those that could not be converted.
-        dropped: control periods left out because no sensor had spoken yet, or their command was not usable.
-        stale: control periods whose newest sensor sample was older than the contract's time-out; they were kept.
-        problems: damage met in the recording.
-    """
-
-    added: int = 0
-    present: int = 0
-    skipped: list[str] = field(default_factory=list)
-    dropped: int = 0
-    stale: int = 0
-    problems: list[str] = field(default_factory=list)
 
 
 def bag_to_dataset(
@@ -112,119 +83,6 @@ def bag_to_dataset(
             report.added += 1
     report.problems = reader.problems
     return report
-
-
-def bag_episode(
-    reader: BagReader,
-    episode: BagEpisode,
-    robot: RobotContract,
-    observation_set: str,
-    report: ConversionReport | None = None,
-) -> EpisodeData:
-    """One recorded episode as rows. Raises BagError when it holds no usable row or does not say which task it was."""
-    report = report or ConversionReport()
-    try:
-        features = robot.observation_features(observation_set)
-    except ValueError as error:
-        raise BagError(f"observation set: {error}") from None
-    recorded = _collect(reader, episode, robot, features)
-    stamps = np.array(recorded.commands.stamps, dtype=np.int64)
-    order = np.argsort(stamps, kind="stable")
-    stamps = stamps[order]
-    actions = np.array([recorded.commands.values[i] for i in order], dtype=np.float32)
-    chosen, complete = {}, np.ones(len(stamps), dtype=bool)
-    late = np.zeros(len(stamps), dtype=bool)
-    for name, timeline in recorded.samples.items():
-        indices, ages = timeline.newest(stamps)
-        chosen[name] = indices
-        complete &= indices >= 0
-        late |= ages > recorded.timeouts_ns[name]
-    report.dropped += recorded.dropped + int((~complete).sum())
-    report.stale += int((late & complete).sum())
-    if not complete.any():
-        raise BagError(f"has no control period with a command and all of {list(recorded.samples)}")
-    rows = np.flatnonzero(complete)
-    observations = {f.key: _observed(f, recorded, chosen, rows) for f in features}
-    description = episode.description
-    task, task_name, seed = description.get("task"), description.get("task_name"), description.get("seed")
-    if not isinstance(task_name, str) or not isinstance(seed, int) or isinstance(seed, bool):
-        raise BagError(f"its description has no task_name and seed: {sorted(description)}")
-    text = task if isinstance(task, str) and task else task_name
-    return EpisodeData(observations, actions[rows], text, task_name, seed, recorded.success)
-
-
-@dataclass
-class _Recorded:
-    """Everything of one episode that its rows are made from: one timeline a sensor field and a camera."""
-
-    samples: dict[str, Timeline]
-    timeouts_ns: dict[str, float]
-    commands: Timeline = field(default_factory=Timeline)
-    success: bool = False
-    dropped: int = 0
-
-
-def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, features: tuple[Feature, ...]) -> _Recorded:
-    """Read an episode's messages; unusable ones are noted in the reader's problems."""
-    sensors, cameras = sensors_of(robot, features)
-    needed = {name for feature in features if not feature.is_image for name in feature.names}
-    timeouts = {name: s.timeout_s * 1e9 for s in sensors for name in s.fields if name in needed}
-    timeouts |= {camera.name: camera.timeout_s * 1e9 for camera in cameras}
-    recorded = _Recorded({name: Timeline() for name in timeouts}, timeouts)
-    parts: list[Sensor | Camera] = [*sensors, *cameras]
-    by_topic = {topic_name(robot, part.topic): part for part in parts}
-    applied, success = topic_name(robot, commands_topic(robot)[0]), topic_name(robot, "success")
-    for message in reader.raw({*by_topic, applied, success}, episode.files):
-        if not episode.start_ns <= message.log_time_ns <= episode.end_ns:
-            continue
-        decoded = reader.decode(message)
-        try:
-            if decoded is None:
-                recorded.dropped += message.topic == applied
-            elif message.topic == success:
-                recorded.success |= bool(decoded.data)
-            elif message.topic == applied:
-                recorded.commands.add(*_command(robot, decoded, message.log_time_ns))
-            elif isinstance(part := by_topic[message.topic], Camera):
-                recorded.samples[part.name].add(message_stamp(decoded), image_of(part, decoded))
-            else:
-                for name, value in fields_of(part, decoded).items():
-                    if name in recorded.samples:
-                        recorded.samples[name].add(message_stamp(decoded), value)
-        except (ValueError, AttributeError) as error:  # AttributeError: a message of another type than the contract's
-            recorded.dropped += message.topic == applied
-            reader.note(f"{message.topic} at {message.log_time_ns} ns left out: {error}")
-    return recorded
-
-
-def commands_topic(robot: RobotContract) -> tuple[str, str]:
-    """Topic and type of what the robot did: a simulated one says so; of a real one it is known what it was told."""
-    return (robot.command.topic, robot.command.type) if robot.body == "external" else ("applied_command", JOINT_STATE)
-
-
-def _command(robot: RobotContract, message: Any, log_time_ns: int) -> tuple[int, np.ndarray]:
-    """Stamp (ns) and command in the contract's order; a bare array is stamped by its recorder. Raises ValueError."""
-    channels = [channel.name for channel in robot.command.channels]
-    if robot.body == "external":
-        stamp, command = log_time_ns, list(message.data)
-        if len(command) != len(channels):
-            raise ValueError(f"{len(command)} elements; {len(channels)} would be right")
-    else:
-        stamp, values = message_stamp(message), named_positions(message)
-        if sorted(values) != sorted(channels):
-            raise ValueError(f"names {sorted(values)}; {sorted(channels)} would be right")
-        command = [values[name] for name in channels]
-    check_finite(command)
-    return stamp, np.array(command)
-
-
-def _observed(feature: Feature, recorded: _Recorded, chosen: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """[T, *feature.shape] from the samples chosen for each row."""
-    if feature.is_image:
-        pictures = recorded.samples[feature.camera].values
-        return np.stack([pictures[i] for i in chosen[feature.camera][rows]])
-    columns = [np.array(recorded.samples[name].values)[chosen[name][rows]] for name in feature.names]
-    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def dataset_to_bag(dataset: Dataset, bag: Path | str, episodes: Iterable[int] | None = None) -> Path:

@@ -29,6 +29,8 @@ class EpisodeData:
         success: whether the task was solved.
         executed: float32 [T, dim], what was really executed where that differs from the label (noise was added, the
             safety filter stepped in); None: exactly `actions`.
+        pushes: float64 [T, 3], the force on the robot in each period, in the world, N; None: nothing could push it.
+            Recordings hold it; datasets do not keep it.
     """
 
     observations: dict[str, np.ndarray]
@@ -38,6 +40,7 @@ class EpisodeData:
     seed: int
     success: bool
     executed: np.ndarray | None = None
+    pushes: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of control periods, T."""

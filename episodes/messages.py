@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from rosbags.serde.errors import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -92,11 +93,10 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
-def joint_state(stamp: int, frame: str, names: list[str], positions: np.ndarray) -> Any:
-    """sensor_msgs/JointState with positions only; `stamp` in ns."""
-    empty = np.empty(0, dtype=np.float64)
-    positions = np.asarray(positions, dtype=np.float64)
-    return message_type("sensor_msgs/msg/JointState")(header_message(stamp, frame), names, positions, empty, empty)
+def joint_state(stamp: int, frame: str, names: list[str], positions: ArrayLike, velocities: ArrayLike = ()) -> Any:
+    """sensor_msgs/JointState; `stamp` in ns; of positions and velocities, each is one a name, or none at all."""
+    given = (np.asarray(numbers, dtype=np.float64) for numbers in (positions, velocities, ()))
+    return message_type("sensor_msgs/msg/JointState")(header_message(stamp, frame), names, *given)
 
 
 def number_array(values: np.ndarray) -> Any:

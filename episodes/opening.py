@@ -7,7 +7,8 @@ from pathlib import Path
 
 from contracts import RobotContract
 from episodes.bag import BagError, BagReader
-from episodes.convert import bag_episode, bag_to_dataset, dataset_to_bag
+from episodes.bag_rows import bag_episode
+from episodes.convert import bag_to_dataset, dataset_to_bag
 from episodes.data import DatasetError, EpisodeData
 from episodes.dataset import Dataset
 

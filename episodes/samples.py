@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from contracts.feature import Feature
-from contracts.robot import Camera, RobotContract, Sensor
+from contracts.robot import VELOCITY, Camera, RobotContract, Sensor
 from episodes.messages import header_message, joint_state, message_type, stamp_ns
 
 JOINT_STATE = "sensor_msgs/msg/JointState"
 POSE = "geometry_msgs/msg/PoseStamped"
 IMU = "sensor_msgs/msg/Imu"
+TWIST = "geometry_msgs/msg/Twist"
 IMAGE = "sensor_msgs/msg/Image"
 BOOL = "std_msgs/msg/Bool"
 STRING = "std_msgs/msg/String"
@@ -25,16 +26,23 @@ def topic_name(robot: RobotContract, topic: str) -> str:
     return topic if topic.startswith("/") else f"/{robot.name}/{topic}"
 
 
+def is_sustained(robot: RobotContract) -> bool:
+    """Whether success is not to have failed (to walk as requested), rather than to have got there."""
+    return any(sensor.is_request for sensor in robot.sensors)
+
+
 def fields_of(sensor: Sensor, message: Any) -> dict[str, float]:
-    """What the message measures of the sensor's fields, by name. Raises ValueError when it is not usable."""
+    """What the message measures, or asks for, of a sensor's fields, by name. Raises ValueError if it is not usable."""
     if sensor.type == POSE:
         position = message.pose.position
         values = dict(zip(sensor.fields, (position.x, position.y, position.z), strict=True))
     elif sensor.type == IMU:
         q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
         values = dict(zip(sensor.fields, (q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z), strict=True))
+    elif sensor.type == TWIST:
+        values = dict(zip(sensor.fields, (message.linear.x, message.linear.y, message.angular.z), strict=True))
     else:
-        values = named_positions(message)
+        values = _joint_values(message)
     values = {name: value for name, value in values.items() if name in sensor.fields}
     if not values:
         raise ValueError(f"has none of the fields {list(sensor.fields)}")
@@ -54,6 +62,17 @@ def named_positions(message: Any) -> dict[str, float]:
     if len(message.name) != len(message.position) or len(set(message.name)) != len(message.name):
         raise ValueError(f"has {len(message.name)} names (each may stand once) for {len(message.position)} positions")
     return dict(zip(message.name, (float(value) for value in message.position), strict=True))
+
+
+def _joint_values(message: Any) -> dict[str, float]:
+    """A JointState's positions and velocities, of each as many as there are names, or none. Raises ValueError."""
+    velocities = [float(value) for value in message.velocity]
+    values = named_positions(message) if len(message.position) or not velocities else {}
+    if velocities:
+        if len(message.name) != len(velocities) or len(set(message.name)) != len(message.name):
+            raise ValueError(f"has {len(message.name)} names (each may stand once) for {len(velocities)} velocities")
+        values |= {name + VELOCITY: value for name, value in zip(message.name, velocities, strict=True)}
+    return values
 
 
 def image_of(camera: Camera, message: Any) -> np.ndarray:
@@ -104,7 +123,15 @@ def sensor_message(robot: RobotContract, sensor: Sensor, values: dict[str, float
         vector, unknown = message_type("geometry_msgs/msg/Vector3"), np.zeros(9)
         header, turning, pushed = header_message(stamp, sensor.frame), vector(*rest[:3]), vector(*rest[3:])
         return message_type(IMU)(header, orientation, unknown, turning, unknown, pushed, unknown)
-    return joint_state(stamp, sensor.frame, list(values), np.array(list(values.values())))
+    if sensor.type == TWIST:
+        x, y, yaw = (values[name] for name in sensor.fields)
+        vector = message_type("geometry_msgs/msg/Vector3")
+        return message_type(TWIST)(vector(x, y, 0.0), vector(0.0, 0.0, yaw))
+    joints = [name for name in sensor.positions if name in values]
+    turning = [name for name in sensor.velocities if name + VELOCITY in values]
+    names = joints or turning
+    rates = [values[name + VELOCITY] for name in names] if set(names) <= set(turning) else []
+    return joint_state(stamp, sensor.frame, names, [values[name] for name in joints], rates)
 
 
 def image_message(camera: Camera, image: np.ndarray, stamp: int) -> Any:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from contracts import RobotContract, Sensor
 from execution.chunk import ActionChunk
+from execution.fallback import Fallback
 from execution.measurements import Measurements
 from execution.safety import RefusedCommand, SafetyFilter
 from execution.stitching import LatestChunk, Stitching
+from execution.takeover import Takeover
 
 NANOSECONDS = 1_000_000_000
 PERIOD_TOLERANCE = 1e-3  # relative: a chunk's period is a rounded number of nanoseconds
@@ -24,10 +26,12 @@ FUTURE_PERIODS = 1.0  # a stamp may be this many control periods ahead: clocks o
 class Mode(StrEnum):
     """What the controller does."""
 
-    INACTIVE = "inactive"  # not in charge; sends hold if it must send something
+    INACTIVE = "inactive"  # not in charge; sends the fallback if it must send something
+    STAND_UP = "stand_up"  # leads the joints home; the policy must be well, but has no say yet
     RUN = "run"  # follows the policy
     HOLD = "hold"  # active, but something is missing or late; goes on by itself when it comes within task.recover_s
-    STOPPED = "stopped"  # held for too long: only reset() leads out
+    DAMP = "damp"  # the same of a robot whose fallback is to damp
+    STOPPED = "stopped"  # fell back for too long: only reset() leads out
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Command:
 
     Attributes:
         values: [dim] in the order of the contract's channels; None: no command is known that would be safe (a position
-            channel that was never measured): send nothing, and the body holds by itself.
+            channel that was never measured, or not lately where the fallback is to damp): send nothing, and the body
+            falls back by itself.
         mode: what the controller does.
         reasons: why it is not running, and what the safety filter changed.
     """
@@ -49,11 +54,12 @@ class Command:
 class ControllerCore:
     """One robot's controller. Not thread-safe; every `now_ns` and stamp is on one steady clock of the caller's.
 
-    It follows the policy only while everything that it decides from is fresh; otherwise it holds, each channel in its
-    own way. Whatever is refused is counted in `counters`, by reason, and changes nothing else.
+    It follows the policy only while everything that it decides from is fresh; otherwise it falls back (`Fallback`). How
+    it begins to follow is the `Takeover`. Whatever is refused is counted in `counters`, by reason, and changes nothing
+    else.
 
     Attributes:
-        counters: what was refused, limited or held for, and each change of the mode.
+        counters: what was refused, limited or fallen back for, and each change of the mode.
         ages: commands that followed the policy, by their age: control periods from the observation that the newest
             chunk in the command answers to the time that the action was meant for.
     """
@@ -70,7 +76,7 @@ class ControllerCore:
         Args:
             robot: limits and time-outs.
             stitching: how overlapping chunks become one action; LatestChunk if None.
-            require_heartbeat: hold when the policy's sign of life stops. False only in lock step with a simulator.
+            require_heartbeat: fall back when the policy's sign of life stops. False only in lock step with a simulator.
             lead_ns: how far ahead of `step` the action is looked up: only then is the command obeyed. 0 in lock step.
 
         Raises:
@@ -88,24 +94,24 @@ class ControllerCore:
         self._chunk_timeout_ns = round(robot.task.chunk_timeout_s * NANOSECONDS)
         self._heartbeat_timeout_ns = round(robot.task.heartbeat_timeout_s * NANOSECONDS)
         self._recover_ns = round(robot.task.recover_s * NANOSECONDS)
-        self._ramp_ns = round(robot.task.ramp_s * NANOSECONDS)
         needed = self._filter.fields | {c.measured_by for c in self._channels if c.hold == "measured" and c.measured_by}
         self._measurements = Measurements(robot, needed, self._future_ns)
         self._integrating = robot.command.kind != "joint_position"
+        self._takeover = Takeover(robot)
+        self._fallback = Fallback(robot, self._measurements)
+        self._waiting = Mode.DAMP if robot.command.fallback == "damp" else Mode.HOLD
         self.counters: Counter[str] = Counter()
         self.ages: Counter[int] = Counter()
         self._mode = Mode.INACTIVE
         self._active = False
         self._sent: NDArray[np.float64] | None = None  # the latest command, for `hold: last` and for the rate limit
         self._sent_ns = 0
-        self._held_at: dict[str, float] | None = None  # where a hold began: following what is measured would creep
         self._stop_reasons: tuple[str, ...] = ()
         self._unseen: set[str] = set()  # what has not come yet since activation
         self._since_ns = 0  # of the activation or reset
         self._heartbeat_ns = 0
-        self._run_since_ns: int | None = None
-        self._hold_since_ns: int | None = None
-        self._ramp_from: NDArray[np.float64] | None = None
+        self._chunk_ns = 0  # when the latest one came
+        self._fell_back_ns: int | None = None
         self._forget(0)
 
     @property
@@ -129,18 +135,18 @@ class ControllerCore:
         return self._stop_reasons
 
     def activate(self, now_ns: int) -> bool:
-        """Take charge: hold until the first chunk comes, then follow. False, and nothing changes, while STOPPED."""
+        """Take charge: fall back until the first chunk comes. False, and nothing changes, while STOPPED."""
         if self._mode is Mode.STOPPED:
             return False
         self._active = True
         if not self._integrating:
             self._sent = None  # another commander may have moved it since
         self._forget(now_ns)
-        self._set_mode(Mode.HOLD)
+        self._set_mode(self._waiting)
         return True
 
     def deactivate(self, now_ns: int) -> None:
-        """Give up charge; from now on `step` gives hold. STOPPED stays."""
+        """Give up charge; from now on `step` gives the fallback. STOPPED stays."""
         self._active = False
         self._forget(now_ns)
         if self._mode is not Mode.STOPPED:
@@ -151,7 +157,7 @@ class ControllerCore:
         self._sent = None
         self._stop_reasons = ()
         self._forget(now_ns)
-        self._set_mode(Mode.HOLD if self._active else Mode.INACTIVE)
+        self._set_mode(self._waiting if self._active else Mode.INACTIVE)
 
     def refuse(self, reason: str) -> None:
         """Count something that was dropped before it reached the core: a message that is not what it should be."""
@@ -173,6 +179,7 @@ class ControllerCore:
             self.refuse(f"chunk.{reason}")
             return False
         self.counters["chunks"] += 1
+        self._chunk_ns = now_ns
         self._unseen.discard("chunk")
         return True
 
@@ -199,17 +206,16 @@ class ControllerCore:
     def step(self, now_ns: int) -> Command:
         """The command of this period."""
         if self._mode is Mode.STOPPED or not self._active:
-            return self._hold(now_ns, self._stop_reasons)
+            return self._rest(now_ns, self._stop_reasons)
         reasons = self._late(now_ns)
         action = None if reasons else self._stitching.sample(now_ns + self._lead_ns, now_ns - self._chunk_timeout_ns)
-        if action is None:
+        if reasons or (action is None and not self._patient(now_ns)):
             return self._fall_back(now_ns, reasons or ("chunk",))
-        if self._run_since_ns is None:
-            self._run_since_ns = now_ns
-            self._ramp_from = self._hold_values(now_ns)
+        if not self._takeover.begun:
+            self._takeover.begin(now_ns, self._fallback.command(now_ns, self._sent))
         try:
             result = self._filter.filter(
-                self._ramped(action, now_ns),
+                self._takeover.target(action, now_ns),
                 self._measurements.values,
                 self._previous(now_ns),
                 self._robot.control_period_s,
@@ -217,12 +223,14 @@ class ControllerCore:
             )
         except RefusedCommand as error:
             return self._fall_back(now_ns, (f"command:{error.reason}",))
-        self._hold_since_ns, self._held_at = None, None
-        self._set_mode(Mode.RUN)
+        self._fell_back_ns = None
+        self._fallback.end()
+        self._set_mode(Mode.STAND_UP if self._takeover.stands_up(now_ns) else Mode.RUN)
         self.counters.update(f"limited.{intervention}" for intervention in result.interventions)
-        self.ages[self._stitching.age] += 1
+        if self._mode is Mode.RUN:
+            self.ages[self._stitching.age] += 1
         self._sent, self._sent_ns = result.command, now_ns
-        return Command(result.command, Mode.RUN, result.interventions)
+        return Command(result.command, self._mode, result.interventions)
 
     # --- what must be there before a command may be followed
 
@@ -251,61 +259,36 @@ class ControllerCore:
         late = ("heartbeat",) if silent else ()
         return (*late, *(f"sensor:{name}" for name in self._measurements.late(now_ns)))
 
-    # --- from an action to a command
-
-    def _ramped(self, action: NDArray[np.float64], now_ns: int) -> NDArray[np.float64]:
-        """From hold to the policy's action within `ramp_s` of the first command; then the action itself."""
-        assert self._run_since_ns is not None
-        elapsed_ns = now_ns - self._run_since_ns
-        if elapsed_ns >= self._ramp_ns or self._ramp_from is None:
-            return action
-        return np.asarray(self._ramp_from + (elapsed_ns / self._ramp_ns) * (action - self._ramp_from))
+    def _patient(self, now_ns: int) -> bool:
+        """True while the robot stands up: what the policy wants does not count yet, only that it is still there."""
+        standing_up = self._takeover.begun and self._takeover.stands_up(now_ns)
+        return standing_up and now_ns - self._chunk_ns <= self._recover_ns
 
     def _previous(self, now_ns: int) -> NDArray[np.float64] | None:
         """The latest command, if the body still obeys it."""
         return self._sent if now_ns - self._sent_ns <= self._robot.command.timeout_s * NANOSECONDS else None
 
-    # --- hold
+    # --- when the policy must not be followed
 
     def _fall_back(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
-        """Hold; stop for good when it takes too long. Waiting for what never came yet is no failure."""
-        self._run_since_ns = None
-        if self._mode is Mode.RUN:
-            self.counters.update(f"hold.{reason}" for reason in reasons)
-            self._held_at = dict(self._measurements.values)  # as fresh as a moment ago, whatever is missing now
-        self._set_mode(Mode.HOLD)
+        """Hold or damp; stop for good when it takes too long. Waiting for what never came yet is no failure."""
+        self._takeover.lost(now_ns)
+        if self._mode in (Mode.RUN, Mode.STAND_UP):
+            self.counters.update(f"{self._waiting}.{reason}" for reason in reasons)
+            self._fallback.begin()
+        self._set_mode(self._waiting)
         if not self._unseen:
-            if self._hold_since_ns is None:
-                self._hold_since_ns = now_ns
-            if now_ns - self._hold_since_ns > self._recover_ns:
+            if self._fell_back_ns is None:
+                self._fell_back_ns = now_ns
+            if now_ns - self._fell_back_ns > self._recover_ns:
                 self._stop_reasons = reasons
                 self._set_mode(Mode.STOPPED)
-        return self._hold(now_ns, reasons)
+        return self._rest(now_ns, reasons)
 
-    def _hold(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
-        values = self._hold_values(now_ns)
+    def _rest(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
+        values = self._fallback.command(now_ns, self._sent)
         self._sent, self._sent_ns = values, now_ns
         return Command(values, self._mode, reasons)
-
-    def _hold_values(self, now_ns: int) -> NDArray[np.float64] | None:
-        """Each channel's own hold, within its range; None if one of them is not known."""
-        if self._held_at is None and not self._measurements.late(now_ns):
-            self._held_at = dict(self._measurements.values)
-        held = [self._held(index) for index in range(len(self._channels))]
-        if None in held:
-            return None
-        return np.array([min(max(v, c.min), c.max) for v, c in zip(held, self._channels, strict=True) if v is not None])
-
-    def _held(self, index: int) -> float | None:
-        channel = self._channels[index]
-        if channel.hold == "zero":
-            return 0.0
-        if channel.hold == "last" and self._sent is not None:
-            return float(self._sent[index])
-        if channel.hold == "last" and self._integrating:
-            return 0.0
-        assert channel.measured_by is not None  # of `hold: measured` by the contract, of a position by the filter
-        return None if self._held_at is None else self._held_at.get(channel.measured_by)
 
     # --- state
 
@@ -314,10 +297,9 @@ class ControllerCore:
         self._stitching.clear()
         self._since_ns = now_ns
         self._heartbeat_ns = 0
-        self._run_since_ns = None
-        self._hold_since_ns = None
-        self._held_at = None
-        self._ramp_from = None
+        self._fell_back_ns = None
+        self._takeover.forget()
+        self._fallback.end()
         self._unseen = {"chunk"} | ({"heartbeat"} if self._require_heartbeat else set())
         self._unseen.update(f"sensor:{name}" for name in self._measurements.late(now_ns))
 

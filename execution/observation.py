@@ -68,12 +68,22 @@ class _Samples:
             best, best_distance = value, distance
         return best
 
+    def in_force(self, stamp_ns: int) -> NDArray[Any] | None:
+        """The newest sample at `stamp_ns` or before; None where that is older than the time-out, or there is none."""
+        for sample_ns, value in reversed(self._samples):
+            if sample_ns <= stamp_ns:
+                return value if stamp_ns - sample_ns <= self.timeout_ns else None
+        return None
+
     def clear(self) -> None:
         self._samples.clear()
 
 
 class ObservationAssembler:
     """Collects what sensors, cameras or a simulator give, and makes observations with histories of it.
+
+    What is asked of the robot (`Sensor.is_request`) is not waited for: its fields are what is in force at each time,
+    and 0 where nothing is.
 
     Not thread-safe. All stamps and `now_ns` are on one clock of the caller's.
     """
@@ -85,7 +95,7 @@ class ObservationAssembler:
             policy: what is looked at; its observations must all be in the robot's observation set of that name.
 
         Raises:
-            ValueError: the robot does not offer one of the policy's observations.
+            ValueError: the robot does not offer one of the policy's observations, or the policy measures nothing.
         """
         self._policy = policy
         self._period_ns = round(policy.action_period_s * NANOSECONDS)
@@ -105,6 +115,9 @@ class ObservationAssembler:
         self.cameras = tuple(robot.camera(f.camera) for f in self._observed.values() if f.is_image)
         self._fields = {s.name: s.fields for s in self.sensors}
         self._from_sensors = {s.name: _Samples(f"sensor {s.name!r}", s.timeout_s, reach_s) for s in self.sensors}
+        self._requests = {id(self._from_sensors[s.name]) for s in self.sensors if s.is_request}
+        if all(s.is_request for s in self.sensors) and not self.cameras:
+            raise ValueError("the policy looks at nothing that is measured")
         self._from_features: dict[str, _Samples] = {}
         self._parts: dict[str, list[tuple[_Samples, int]]] = {}  # of a vector: where each element comes from
         for key, feature in self._observed.items():
@@ -172,13 +185,14 @@ class ObservationAssembler:
         stamps = []
         for key in self._observed:
             sources = [self._from_features[key]] if key in self._whole else [samples for samples, _ in self._parts[key]]
-            stamps += [samples.newest_ns(now_ns) for samples in sources]
+            stamps += [samples.newest_ns(now_ns) for samples in sources if id(samples) not in self._requests]
         return min(stamps)
 
     def window(self, now_ns: int) -> Observation:
         """The observation at `stamp_ns(now_ns)`, each feature with its history, `action_period_s` apart.
 
-        A history value is the sample nearest in time; before the first sample of an episode, the first is repeated.
+        A history value is the sample nearest in time; before the first sample of an episode, the first is repeated. Of
+        a request it is the newest that had been received by then.
 
         Raises:
             NotReady: a feature is missing or stale.
@@ -199,8 +213,11 @@ class ObservationAssembler:
         if feature.key in self._whole:
             return self._from_features[feature.key].nearest(stamp_ns)
         parts = self._parts[feature.key]
-        nearest = {id(samples): samples.nearest(stamp_ns) for samples, _ in parts}
-        return np.array([nearest[id(samples)][index] for samples, index in parts], dtype=np.float32)
+        values = {id(samples): self._at(samples, stamp_ns) for samples, _ in parts}
+        return np.array([0.0 if (v := values[id(samples)]) is None else v[i] for samples, i in parts], dtype=np.float32)
+
+    def _at(self, samples: _Samples, stamp_ns: int) -> NDArray[Any] | None:
+        return samples.in_force(stamp_ns) if id(samples) in self._requests else samples.nearest(stamp_ns)
 
 
 def _checked(feature: Feature, value: NDArray[Any]) -> NDArray[Any]:

@@ -42,6 +42,7 @@ ARGUMENTS = {
     "stitching": ("latest", "how chunks are joined: latest, ensemble or prefix"),
     "prefix": (str(PREFIX_ACTIONS), "actions of the chunk before that a chunk repeats, with the stitching prefix"),
     "instruction": ("", "what the policy is asked to do; if empty, what the task says"),
+    "imagine_hz": ("0.0", "how often pictures that the policy imagines are published, on imagined/t4 ...; 0: never"),
     "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
 }
 
@@ -77,6 +78,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         stitching=given["stitching"],
         prefix=prefix,
         instruction=instruction,
+        imagine_hz=float(given["imagine_hz"]),
     )
     transports = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
     actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports)]

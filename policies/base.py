@@ -24,14 +24,18 @@ class Graph:
     """One stateless function of a policy, to be exported: `module(*inputs) -> outputs`.
 
     Attributes:
-        module: the function; batch 1, nothing random in it.
+        module: the function; nothing random in it.
         inputs: name -> an example of the right shape and dtype, in order.
         outputs: their names, in order.
+        batched: it takes any number of rows of all inputs at once; the examples have two. Otherwise the batch is 1.
+        half_weights: store large weights as fp16, half the file; what is worked out with them stays fp32.
     """
 
     module: nn.Module
     inputs: dict[str, Tensor]
     outputs: tuple[str, ...]
+    batched: bool = False
+    half_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Stage:
         training: how.
         observes: False if it learns from actions alone, so that no observation need be read.
         future: how many periods ahead observations are read too, as `future.<key>` (`Windows.with_future`).
-        encode: what takes the place of every picture, worked out once, when the stage begins (`Windows.encoded`).
+        encode: gives the code of every picture, worked out once, when the stage begins (`Windows.encoded`).
     """
 
     name: str

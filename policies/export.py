@@ -3,48 +3,62 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
 import torch
 
 from policies.base import Graph
-from policies.checkpoint import load_checkpoint
 from policies.model_card import model_card
+from policies.parts import load_parts
 from policies.runtime.bundle import CARD_FILE, CONTRACT_FILE, ROBOT_FILE, SAMPLER_FILE, write_manifest
 from policies.runtime.runtime import Runtime
 
+HALF_FROM = 1000  # numbers in a tensor: smaller ones are not worth rounding
 
-def export(checkpoint: Path | str, output: Path | str, sampling: Mapping[str, str] | None = None) -> Path:
+
+def export(
+    checkpoint: Path | str,
+    output: Path | str,
+    sampling: Mapping[str, str] | None = None,
+    robot: Path | str | None = None,
+) -> Path:
     """Write the bundle of a checkpoint, then load it to see that it runs.
 
     A bundle that is already there is replaced, but for its model card (README.md); where there is none, one is begun.
 
-    `sampling`: choices to be made otherwise than in training (`CheckpointConfig.with_sampling`).
+    Args:
+        checkpoint: of any policy.
+        output: the bundle's directory.
+        sampling: choices to be made otherwise than in training (`CheckpointConfig.with_sampling`).
+        robot: name or path of the contract that a walking policy is exported for (`load_parts`).
 
     Returns:
         The bundle's directory.
 
     Raises:
         CheckpointError: the checkpoint cannot be used, or not so.
+        ContractError: the policy cannot drive that robot.
     """
-    policy, config = load_checkpoint(checkpoint, sampling)
+    parts = load_parts(checkpoint, sampling, robot)
     output = Path(output)
     work = output.with_name(f".{output.name}.writing")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    for name, graph in policy.graphs().items():
+    for name, graph in parts.graphs.items():
         write_graph(graph, work / f"{name}.onnx")
-    (work / CONTRACT_FILE).write_text(config.contract.to_json() + "\n", encoding="utf-8")
-    (work / ROBOT_FILE).write_text(config.robot.to_json() + "\n", encoding="utf-8")
-    (work / SAMPLER_FILE).write_text(policy.sampler().to_json() + "\n", encoding="utf-8")
+    (work / CONTRACT_FILE).write_text(parts.contract.to_json() + "\n", encoding="utf-8")
+    (work / ROBOT_FILE).write_text(parts.robot.to_json() + "\n", encoding="utf-8")
+    (work / SAMPLER_FILE).write_text(parts.sampler.to_json() + "\n", encoding="utf-8")
     write_manifest(work)
     Runtime.load(work, backend="onnxruntime")
     card = output / CARD_FILE
-    text = card.read_text(encoding="utf-8") if card.is_file() else model_card(config, output, work)
+    text = card.read_text(encoding="utf-8") if card.is_file() else model_card(parts, output, work)
     (work / CARD_FILE).write_text(text, encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
     work.rename(output)
@@ -62,11 +76,31 @@ def write_graph(graph: Graph, path: Path) -> None:
             tuple(graph.inputs.values()),
             input_names=names,
             output_names=list(graph.outputs),
+            dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in names) if graph.batched else None,
             dynamo=True,
             verbose=False,
         )
     assert program is not None  # it is, with dynamo=True
-    path.write_bytes(without_origin(program.model_proto).SerializeToString())
+    model = without_origin(program.model_proto)
+    path.write_bytes((with_half_weights(model) if graph.half_weights else model).SerializeToString())
+
+
+def with_half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph, but its large weights are stored as fp16; they become fp32 again when it is loaded."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or math.prod(tensor.dims) < HALF_FROM:
+            continue
+        with np.errstate(over="ignore"):
+            half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        if not np.isfinite(half).all():
+            continue
+        casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}_half"], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{tensor.name}_half"))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
 
 
 def without_origin(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from contracts import PolicyContract
-from policies.checkpoint import CheckpointConfig
+from policies.parts import Parts
+from policies.runtime.sampler import LocomotionSampler
 
 
-def model_card(config: CheckpointConfig, bundle: Path, files: Path) -> str:
+def model_card(parts: Parts, bundle: Path, files: Path) -> str:
     """Markdown about the bundle that will be `bundle`, whose graphs lie in the directory `files`."""
-    contract, training = config.contract, config.training
+    contract = parts.contract
     size = sum(file.stat().st_size for file in files.glob("*.onnx")) / 1e6
     rows = {
         "policy": contract.policy,
@@ -19,9 +20,7 @@ def model_card(config: CheckpointConfig, bundle: Path, files: Path) -> str:
         "sees": _observations(contract),
         "gives": _actions(contract),
         "size": f"{size:.1f} MB",
-        "network": _listed(config.policy),
-        "data": _listed(training.get("data", {})),
-        "training": _listed(training.get("config", {})),
+        **parts.told,
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
     return f"""# {contract.policy} on {contract.robot}: {rows["task"]}
@@ -30,8 +29,7 @@ def model_card(config: CheckpointConfig, bundle: Path, files: Path) -> str:
 | --- | --- |
 {table}
 
-    visuomotor eval {bundle.name} --task TASK
-    visuomotor run --robot {contract.robot} --policy {bundle.name} --task TASK --output runs/TASK
+{_usage(parts, bundle)}
 
 The runtime reads `manifest.json` and checks every file against it; this card may be edited.
 Not functional safety: a real robot needs a hardware emergency stop within reach.
@@ -53,5 +51,13 @@ def _actions(contract: PolicyContract) -> str:
     return f"{contract.horizon} actions, {period_ms:g} ms apart, of which {contract.execute} are executed: {named}"
 
 
-def _listed(values: dict[str, object]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+def _usage(parts: Parts, bundle: Path) -> str:
+    robot = parts.contract.robot
+    if isinstance(parts.sampler, LocomotionSampler):
+        return f"""    visuomotor run --robot {robot} --policy {bundle.name} --task flat --output runs/{robot}
+
+Where to go is a `geometry_msgs/msg/Twist` on the robot's topic for it; what is beyond the velocity commands above is
+cut, and silence means to stand. The robot stands up first, slowly. When the policy or the measurements are lost it
+sinks: only the joints' damping acts."""
+    return f"""    visuomotor eval {bundle.name} --task TASK
+    visuomotor run --robot {robot} --policy {bundle.name} --task TASK --output runs/TASK"""

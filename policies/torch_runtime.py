@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from policies.base import Graph
-from policies.checkpoint import CheckpointError, load_checkpoint
+from policies.checkpoint import CheckpointError
+from policies.parts import load_parts
 from policies.runtime import PolicyOutputError, Runtime
 from policies.runtime.graphs import Array, GraphRunner, TensorType
 
@@ -18,9 +19,9 @@ class TorchGraph(GraphRunner):
 
     def __init__(self, graph: Graph) -> None:
         self._module = graph.module.eval()
-        self.inputs = {name: _type(example) for name, example in graph.inputs.items()}
+        self.inputs = {name: _type(example, graph.batched) for name, example in graph.inputs.items()}
         with torch.no_grad():
-            self.outputs = tuple(_type(value) for value in self._run(tuple(graph.inputs.values())))
+            self.outputs = tuple(_type(value, graph.batched) for value in self._run(tuple(graph.inputs.values())))
 
     def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
         with torch.no_grad():
@@ -34,13 +35,14 @@ class TorchGraph(GraphRunner):
 def torch_runtime(checkpoint: Path | str, threads: int = 1) -> Runtime:
     """The runtime of a checkpoint; `threads` are PyTorch's, of the whole process. Raises CheckpointError."""
     torch.set_num_threads(threads)
-    policy, config = load_checkpoint(checkpoint)
-    runners = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
+    parts = load_parts(checkpoint)
+    runners = {name: TorchGraph(graph) for name, graph in parts.graphs.items()}
     try:
-        return Runtime(config.contract, config.robot, policy.sampler(), runners)
+        return Runtime(parts.contract, parts.robot, parts.sampler, runners)
     except (ValueError, PolicyOutputError) as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
 
 
-def _type(tensor: torch.Tensor) -> TensorType:
-    return TensorType(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+def _type(tensor: torch.Tensor, batched: bool) -> TensorType:
+    shape = (-1, *tensor.shape[1:]) if batched else tuple(tensor.shape)
+    return TensorType(shape, str(tensor.dtype).removeprefix("torch."))

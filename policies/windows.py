@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from policies.base import Batch
 from policies.runtime.graphs import TASK
 
 FUTURE = "future."  # before the key of what will be observed
+CODE = "code."  # before the key of pictures: what they were encoded to
 ENCODED_AT_ONCE = 64  # pictures
 
 
@@ -36,6 +36,7 @@ class Windows:
         self.contract = contract
         self.observations = contract.observations
         self.future: tuple[int, ...] = ()
+        self.codes: dict[str, np.ndarray] = {}
         used = np.ones(len(arrays.starts), bool) if use is None else np.asarray(use, bool)
         if not used.any():
             raise ValueError(f"none of the {len(used)} episodes can be learned from: all of them failed")
@@ -61,19 +62,22 @@ class Windows:
         return seeing
 
     def encoded(self, encode: Callable[[str, Tensor], Tensor]) -> Windows:
-        """The same samples, all pictures of which are encoded now, once, and kept in memory as float16.
+        """The same samples with codes of all pictures, worked out now, once, and kept in memory as float16.
+
+        They come as `code.<key>` beside the pictures of the present, and as `future.<key>` in place of those of the
+        future, which are never read.
 
         `encode`: key and uint8 [pictures, height, width, 3] to [pictures, *code shape].
         """
-        arrays = dict(self.arrays.observations)
-        for key in (o.feature.key for o in self.observations if o.feature.is_image):
-            parts = [
-                encode(key, torch.from_numpy(np.array(arrays[key][row : row + ENCODED_AT_ONCE]))).cpu().numpy()
-                for row in range(0, len(arrays[key]), ENCODED_AT_ONCE)
-            ]
-            arrays[key] = np.concatenate([part.astype(np.float16) for part in parts])
         coded = copy.copy(self)
-        coded.arrays = replace(self.arrays, observations=arrays)
+        coded.codes = {}
+        for key in (o.feature.key for o in self.observations if o.feature.is_image):
+            pictures = self.arrays.observations[key]
+            parts = [
+                encode(key, torch.from_numpy(np.array(pictures[row : row + ENCODED_AT_ONCE]))).cpu().numpy()
+                for row in range(0, len(pictures), ENCODED_AT_ONCE)
+            ]
+            coded.codes[key] = np.concatenate([part.astype(np.float16) for part in parts])
         return coded
 
     def statistics(self) -> dict[str, dict[str, np.ndarray]]:
@@ -99,15 +103,19 @@ class Windows:
         for wanted in self.observations:
             offsets = np.arange(1 - wanted.history, 1)
             rows = np.maximum(moments + offsets, first)
-            found[wanted.feature.key] = torch.from_numpy(self.arrays.observations[wanted.feature.key][rows])
+            key = wanted.feature.key
+            found[key] = torch.from_numpy(self.arrays.observations[key][rows])
+            if key in self.codes:
+                found[CODE + key] = torch.from_numpy(self.codes[key][rows])
         rows = np.minimum(moments + np.arange(self.contract.horizon), last)
         found["action"] = torch.from_numpy(self.arrays.actions[rows])
         found[TASK] = torch.from_numpy(self.arrays.task_index[moments[:, 0]])
         if self.future:
             rows = np.minimum(moments + np.array(self.future), last)
             for wanted in self.observations:
-                ahead = self.arrays.observations[wanted.feature.key][rows]
-                found[FUTURE + wanted.feature.key] = torch.from_numpy(ahead)
+                key = wanted.feature.key
+                ahead = self.codes.get(key, self.arrays.observations[key])[rows]
+                found[FUTURE + key] = torch.from_numpy(ahead)
         return found
 
     def draw(self, batch_size: int, seed: int, step: int, rank: int) -> Batch:

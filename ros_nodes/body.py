@@ -3,70 +3,54 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from contracts import Camera, RobotContract
-from sim import MetaWorldEnv, make_env
+from ros_nodes.newest import Newest
 
-NANOSECONDS = 1_000_000_000
+WORLD, HEADING = "world", "heading"
+"""Frames of a push: z up and fixed; z up, and x where the robot's trunk points."""
 
-
-class CommandBuffer:
-    """The newest valid command. Commands come in one thread and are taken in another.
-
-    Args:
-        timeout_s: the newest command ages; after this it is obeyed no more.
-    """
-
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_ns = round(timeout_s * NANOSECONDS)
-        self._newest: tuple[NDArray[np.float64], int] | None = None  # replaced as a whole: no lock is needed
-
-    def put(self, command: NDArray[np.float64], now_ns: int) -> None:
-        """Take a command, [dim], finite and within limits, received at `now_ns` of the steady clock."""
-        self._newest = command, now_ns
-
-    def newest(self, now_ns: int) -> NDArray[np.float64] | None:
-        """The newest command; None when none came within the time-out."""
-        held = self._newest
-        if held is None or now_ns - held[1] > self._timeout_ns:
-            return None
-        return held[0]
-
-    def clear(self) -> None:
-        """Forget the newest command."""
-        self._newest = None
+PUSH_TIMEOUT_S = 0.1  # a push acts for this long after the latest word of it
 
 
-class SimulatedBody:
+@dataclass(frozen=True)
+class Push:
+    """A force on the robot, N, [3], in the frame WORLD or HEADING."""
+
+    force: NDArray[np.float64]
+    frame: str = WORLD
+
+    def in_world(self, heading: float) -> NDArray[np.float64]:
+        """The force in the world, N, [3], on a robot that points to `heading`, rad."""
+        if self.frame == WORLD:
+            return self.force
+        c, s = math.cos(heading), math.sin(heading)
+        x, y, z = self.force
+        return np.array([c * x - s * y, s * x + c * y, z])
+
+
+class Body(ABC):
     """One robot in its simulator. Use it from one thread: a rendering context belongs to the thread that made it.
 
     Args:
         robot: its contract.
-        task: what the world is set up for.
-        seed: of the first episode.
 
-    Raises:
-        ValueError: the simulator does not know the task, or does not simulate this robot.
+    Attributes:
+        commands: what the robot is told, [dim], finite and within limits; put there by another thread.
     """
 
-    def __init__(self, robot: RobotContract, task: str, seed: int) -> None:
-        if robot.body != "metaworld":
-            raise ValueError(f"robot {robot.name!r}: no node simulates the body {robot.body!r}; only 'metaworld'")
+    def __init__(self, robot: RobotContract) -> None:
         self.robot = robot
-        self.commands = CommandBuffer(robot.command.timeout_s)
+        self.commands: Newest[NDArray[np.float64]] = Newest(robot.command.timeout_s)
         self._ticks = 0
-        self._env: MetaWorldEnv | None = None
-        self.reset(task, seed)
 
-    @property
-    def env(self) -> MetaWorldEnv:
-        """The simulator."""
-        assert self._env is not None  # reset() made it
-        return self._env
+    # -- what the robots of all simulators share ---------------------------------------------------------------------
 
     def reset(self, task: str, seed: int) -> None:
         """Begin an episode; until the next command the robot holds.
@@ -76,11 +60,7 @@ class SimulatedBody:
         """
         if seed < 0:
             raise ValueError(f"seed {seed} is negative")
-        if self._env is None or self._env.task != task:
-            env = make_env(task, _set_without_pictures(self.robot), self.robot)
-            self.close()
-            self._env = env
-        self.env.reset(seed=seed)
+        self._begin(task, seed)
         self.commands.clear()
         self._ticks = 0
 
@@ -94,35 +74,20 @@ class SimulatedBody:
                 due.append(camera)
         return due
 
-    def measurements(self) -> dict[str, NDArray[np.float64]]:
-        """What every sensor measures now: sensor name -> values in the order of its fields."""
-        return self.env.measurements()
-
-    def picture(self, camera: Camera) -> NDArray[np.uint8]:
-        """What a camera sees now, uint8 [height, width, 3]."""
-        return self.env.render_camera(camera.name)
-
     def command(self, now_ns: int) -> tuple[NDArray[np.float64], bool]:
         """What to apply in this period, [dim], and whether it was commanded (True) or is the hold (False)."""
-        newest = self.commands.newest(now_ns)
+        newest = self.commands.get(now_ns)
         return (self._hold(), False) if newest is None else (newest, True)
 
-    def advance(self, command: NDArray[np.float64]) -> bool:
-        """One control period of physics; True when the task is done."""
-        self.env.advance(command)
+    def advance(self, command: NDArray[np.float64], push: NDArray[np.float64] | None = None) -> bool:
+        """One control period of physics under a command [dim] and what `push` gave; returns `success`."""
+        self._step(command, push)
         self._ticks += 1
-        return bool(self.env.success)
-
-    def close(self) -> None:
-        """Free the simulator."""
-        if self._env is not None:
-            self._env.close()
-            self._env = None
+        return self.success
 
     def _hold(self) -> NDArray[np.float64]:
-        """The contract's hold, channel by channel."""
-        last = self.env.applied_action.astype(np.float64)
-        measured = self._measured()
+        """The contract's hold, channel by channel. Where all are held at what is measured, only damping is left."""
+        last, measured = self._last_command(), self._measured()
         values = {"zero": np.zeros(len(last)), "last": last}
         channels = self.robot.command.channels
         return np.array(
@@ -136,13 +101,72 @@ class SimulatedBody:
         """Field -> value, of the fields that some channel holds at."""
         if all(c.hold != "measured" for c in self.robot.command.channels):
             return {}
-        measurements = self.measurements()
-        return {f: float(v) for s in self.robot.sensors for f, v in zip(s.fields, measurements[s.name], strict=True)}
+        given, sensors = self.measurements(), self.robot.sensors
+        return {f: float(v) for s in sensors if s.name in given for f, v in zip(s.fields, given[s.name], strict=True)}
+
+    # -- what each simulator has of its own --------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def episode(self) -> dict[str, str | int | None]:
+        """What the recording must know of the episode to simulate it again: task (in words), task_name, seed."""
+
+    @property
+    @abstractmethod
+    def success(self) -> bool:
+        """Whether the task is done; of a task that is to go on, such as walking, that it has not failed."""
+
+    @abstractmethod
+    def measurements(self) -> dict[str, NDArray[np.float64]]:
+        """What every sensor measures now: its name -> values in the order of its fields."""
+
+    @abstractmethod
+    def picture(self, camera: Camera) -> NDArray[np.uint8]:
+        """What a camera sees now, uint8 [height, width, 3]."""
+
+    def take_push(self, push: Push, now_ns: int) -> None:  # noqa: B027 - most bodies are not pushed
+        """Be pushed from now on, for as long as pushes keep coming. From another thread."""
+
+    def take_request(self, values: Sequence[float], now_ns: int) -> None:  # noqa: B027 - most tasks are not requests
+        """Hear what the robot is asked for, a number a field, to be judged by it. From another thread."""
+
+    def push(self, now_ns: int) -> NDArray[np.float64] | None:
+        """The force that acts on the robot in this period, in the world, N, [3]; None: nothing can push it."""
+        return None
+
+    def figures(self) -> dict[str, float]:
+        """Sums since the episode's start that a report may want, by name."""
+        return {}
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free the simulator."""
+
+    @abstractmethod
+    def _begin(self, task: str, seed: int) -> None:
+        """`reset`, with a seed from 0 up."""
+
+    @abstractmethod
+    def _step(self, command: NDArray[np.float64], push: NDArray[np.float64] | None) -> None:
+        """One control period of physics."""
+
+    @abstractmethod
+    def _last_command(self) -> NDArray[np.float64]:
+        """What was applied last, [dim]."""
 
 
-def _set_without_pictures(robot: RobotContract) -> str:
-    """An observation set that costs no rendering: the body is measured by its sensors, not by an observation."""
-    for name in robot.observation_sets:
-        if not any(f.is_image for f in robot.observation_features(name)):
-            return name
-    return next(iter(robot.observation_sets))
+def make_body(robot: RobotContract, task: str, seed: int) -> Body:
+    """The body that a robot's contract names, at the start of an episode.
+
+    Raises:
+        ValueError: the simulator does not know the task, or does not simulate this robot.
+    """
+    if robot.body == "metaworld":
+        from ros_nodes.metaworld_body import MetaWorldBody  # each simulator is imported where it is needed only
+
+        return MetaWorldBody(robot, task, seed)
+    if robot.body == "quadruped":
+        from ros_nodes.quadruped_body import QuadrupedBody
+
+        return QuadrupedBody(robot, task, seed)
+    raise ValueError(f"robot {robot.name!r}: no node simulates the body {robot.body!r}")

@@ -48,8 +48,10 @@ QUIET_FRACTION = 0.2  # ... or in this part of a short period
 DIAGNOSTICS_S = 1.0
 LEVELS = {
     Mode.INACTIVE: DiagnosticStatus.OK,
+    Mode.STAND_UP: DiagnosticStatus.OK,
     Mode.RUN: DiagnosticStatus.OK,
     Mode.HOLD: DiagnosticStatus.WARN,
+    Mode.DAMP: DiagnosticStatus.WARN,
     Mode.STOPPED: DiagnosticStatus.ERROR,
 }
 
@@ -58,7 +60,8 @@ class ControllerNode(ManagedNode):
     """Lifecycle node around a ControllerCore.
 
     Configured, it listens and publishes no command, so that something else may drive the robot; active, it publishes
-    one every control period (hold, until it has something to follow); deactivated, it sends hold once, last.
+    one every control period (the contract's fallback, until it has something to follow; then the robot stands up, if
+    the contract says so, and follows); deactivated, it sends the fallback once, last.
 
     Parameters: `robot` (name or path of a contract), `stitching` (`latest` or `ensemble`).
     """

@@ -9,13 +9,14 @@ from typing import TypeAlias
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Twist
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image, Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import Camera, RobotContract, Sensor
+from contracts.robot import VELOCITY
 from execution.chunk import MAX_HORIZON, ActionChunk
 
 NANOSECONDS = 1_000_000_000
@@ -23,11 +24,12 @@ PERIOD_TOLERANCE_NS = 1_000  # time_from_start is k * period, rounded
 
 UNIT_TOLERANCE = 0.01  # an orientation's length may differ from 1 by this
 
-SensorMessage: TypeAlias = "JointState | PoseStamped | Imu"
+SensorMessage: TypeAlias = "JointState | PoseStamped | Imu | Twist"
 SENSOR_MESSAGES: dict[str, type[SensorMessage]] = {
     "sensor_msgs/msg/JointState": JointState,
     "geometry_msgs/msg/PoseStamped": PoseStamped,
     "sensor_msgs/msg/Imu": Imu,
+    "geometry_msgs/msg/Twist": Twist,
 }
 
 
@@ -56,34 +58,31 @@ def to_stamp(nanoseconds: int) -> Time:
 
 
 def sensor_fields(message: SensorMessage, sensor: Sensor) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """What a sensor's message measured.
+    """What a sensor's message measured, or asks for.
 
     Returns:
-        The contract's field names, in its order, and a finite value for each. A JointState may carry more joints.
+        The contract's field names, in its order, and a finite value for each. A JointState may carry more joints; a
+        Twist's other three components, which no field stands for, are left out, but must be finite too.
 
     Raises:
         MessageError: reason `size`, `names`, `frame`, `orientation` (an Imu's is no rotation, or it has none) or
             `non_finite`.
     """
     values: tuple[float, ...]
-    if not isinstance(message, JointState) and message.header.frame_id != sensor.frame:
+    if isinstance(message, (PoseStamped, Imu)) and message.header.frame_id != sensor.frame:
         raise MessageError("frame", f"{sensor.name}: frame {message.header.frame_id!r}, not {sensor.frame!r}")
     if isinstance(message, PoseStamped):
         position = message.pose.position
         values = (position.x, position.y, position.z)
     elif isinstance(message, Imu):
         values = _imu_values(message, sensor)
+    elif isinstance(message, Twist):
+        linear, angular = message.linear, message.angular
+        if not all(map(math.isfinite, (linear.x, linear.y, linear.z, angular.x, angular.y, angular.z))):
+            raise MessageError("non_finite", f"{sensor.name}: {message}")
+        values = (linear.x, linear.y, angular.z)
     else:
-        names = list(message.name)
-        if len(names) != len(message.position):
-            raise MessageError("size", f"{sensor.name}: {len(names)} names but {len(message.position)} positions")
-        given = dict(zip(names, message.position, strict=True))
-        if len(given) != len(names):
-            raise MessageError("names", f"{sensor.name}: a joint stands twice in {names}")
-        missing = [field for field in sensor.fields if field not in given]
-        if missing:
-            raise MessageError("names", f"{sensor.name}: {missing} missing; there are {names}")
-        values = tuple(given[field] for field in sensor.fields)
+        values = _joint_values(message, sensor)
     if not all(math.isfinite(value) for value in values):
         raise MessageError("non_finite", f"{sensor.name}: {dict(zip(sensor.fields, values, strict=True))}")
     return sensor.fields, values
@@ -95,12 +94,16 @@ def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray
     Args:
         sensor: which one.
         stamp: time of the measurement, ns of ROS time.
-        values: one a field, in the contract's order. (A PoseStamped's orientation is the identity.)
+        values: one a field, in the contract's order. (A PoseStamped's orientation is the identity; a Twist has no
+            stamp.)
     """
     values = [float(value) for value in values]
     if len(values) != len(sensor.fields):
         raise ValueError(f"sensor {sensor.name!r} has {len(sensor.fields)} fields, not {len(values)}")
     message = sensor_message_type(sensor)()
+    if isinstance(message, Twist):
+        message.linear.x, message.linear.y, message.angular.z = values
+        return message
     message.header.stamp = to_stamp(stamp)
     message.header.frame_id = sensor.frame
     if isinstance(message, PoseStamped):
@@ -110,9 +113,29 @@ def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray
         q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
         q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z = values
     else:
-        message.name = list(sensor.fields)
-        message.position = array.array("d", values)
+        given = dict(zip(sensor.fields, values, strict=True))
+        message.name = list(sensor.positions or sensor.velocities)
+        message.position = array.array("d", [given[joint] for joint in sensor.positions])
+        if sensor.velocities:
+            message.velocity = array.array("d", [given[joint + VELOCITY] for joint in message.name])
     return message
+
+
+def _joint_values(message: JointState, sensor: Sensor) -> tuple[float, ...]:
+    """A JointState's numbers in the order of the sensor's fields, joints found by name. Raises MessageError."""
+    names = list(message.name)
+    if len(set(names)) != len(names):
+        raise MessageError("names", f"{sensor.name}: a joint stands twice in {names}")
+    given: dict[str, float] = {}
+    for what, wanted, suffix in (("position", sensor.positions, ""), ("velocity", sensor.velocities, VELOCITY)):
+        numbers = getattr(message, what) if wanted else ()
+        if wanted and len(numbers) != len(names):
+            raise MessageError("size", f"{sensor.name}: {len(names)} names but {what} has {len(numbers)} numbers")
+        given.update(zip((name + suffix for name in names), numbers, strict=False))
+    missing = [field for field in sensor.fields if field not in given]
+    if missing:
+        raise MessageError("names", f"{sensor.name}: {missing} missing; there are {names}")
+    return tuple(given[field] for field in sensor.fields)
 
 
 def _imu_values(message: Imu, sensor: Sensor) -> tuple[float, ...]:

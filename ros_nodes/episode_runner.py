@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from contracts import RobotContract
 from episodes.report import noise_carried_out
+from episodes.samples import is_sustained
 from ros_nodes.graph import BODY, CONTROLLER, DISCOVERY_S, POLICY, RECORDER
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.run_report import EpisodeRow
+from ros_nodes.walk import WalkDirector, WalkPlan, walk_figures
 
 CONFIGURE_S = 60.0  # a simulator and an inference engine are loaded meanwhile, on a busy machine perhaps
 ANSWER_S = 5.0
 RESET_S = 30.0  # another task compiles another model
-FIRST_CHUNK_S = 5.0  # for the policy's first look; the episode's time counts from its first action
+FIRST_CHUNK_S = 5.0  # for the policy's first look, after standing up; the episode's time counts from its first action
 HOLD_S = 1.0  # how long a stopped robot's controller may take to confirm it
 
 
@@ -29,6 +31,7 @@ class EpisodeRunner:
         observation_set: what the policy sees; for the recording.
         steps: control periods that an episode may take.
         alive: tells whether a node's process still runs.
+        plan: where a walking robot is told to go, and how it is pushed; None: it is not.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class EpisodeRunner:
         observation_set: str,
         steps: int,
         alive: Callable[[str], bool],
+        plan: WalkPlan | None = None,
     ) -> None:
         self._client = client
         self._names = list(names)
@@ -50,6 +54,7 @@ class EpisodeRunner:
         self._alive = alive
         self._recording = False
         self._moving = False
+        self._director = None if plan is None else WalkDirector(client.node, robot, plan)
 
     def bring_up(self) -> None:
         """Configure every node; nothing moves, time stands still for the body, and nothing is recorded yet."""
@@ -60,6 +65,8 @@ class EpisodeRunner:
 
     def run(self, index: int, seed: int) -> EpisodeRow:
         """One episode: a new file, a new start, then the policy drives until success or the time limit.
+
+        Where success is not to fail, such as in walking, it drives until failure or the time limit.
 
         The policy's session starts with the episode's seed, as in `visuomotor eval`.
         """
@@ -75,26 +82,35 @@ class EpisodeRunner:
             if BODY in self._names:  # after the recorder: the recording has every period from the first on
                 client.transition([BODY], "activate", ANSWER_S)
         client.set_parameters(POLICY, {"seed": seed}, ANSWER_S)
-        client.succeeded = client.running = False
+        client.succeeded = client.failed = client.running = False
         client.trigger(CONTROLLER, "reset_controller", ANSWER_S)
         self._moving = True
         client.transition([CONTROLLER], "activate", ANSWER_S)
         client.transition([POLICY], "activate", ANSWER_S)
-        client.wait_until(lambda: client.running, FIRST_CHUNK_S)
+        running = client.wait_until(lambda: client.running, self._robot.task.stand_up_s + FIRST_CHUNK_S)
+        before = self._figures()
+        if self._director is not None:
+            self._director.start(seed)
         start = time.monotonic()
-        success = client.wait_until(lambda: client.succeeded, self._steps * self._robot.control_period_s)
+        success = self._drive(running)
         seconds = time.monotonic() - start
+        figures = self._figures()  # before it is let go and sinks: that is no fall
         self.hold()
         error = self._statistics(RECORDER)["error"]
         if error:
             raise GraphError(RECORDER, f"cannot record any more: {error}")
-        return self._row(index, seed, success, seconds)
+        if figures:
+            success = success and bool(figures["stood"])  # who still lies where it lay did not fall, but did not walk
+            figures = walk_figures(before, figures)
+        return self._row(index, seed, success, seconds, figures)
 
     def hold(self) -> bool:
         """Stop the policy, then let the controller hold and end; True when both that are alive have confirmed it.
 
         Nothing is waited for between the two requests: the robot must hold at once.
         """
+        if self._director is not None:
+            self._director.stop()
         if not self._moving:
             return True
         self._moving = False
@@ -103,7 +119,20 @@ class EpisodeRunner:
         asked = [self._client.begin_transition(n, "deactivate") for n in (POLICY, CONTROLLER) if self._alive(n)]
         return self._client.wait_for(asked, HOLD_S)
 
-    def _row(self, index: int, seed: int, success: bool, seconds: float) -> EpisodeRow:
+    def _drive(self, running: bool) -> bool:
+        """Wait for the end of the episode; whether it was a success."""
+        client, limit_s = self._client, self._steps * self._robot.control_period_s
+        if is_sustained(self._robot):
+            return not client.wait_until(lambda: client.failed, limit_s) and running
+        return client.wait_until(lambda: client.succeeded, limit_s)
+
+    def _figures(self) -> dict[str, float]:
+        """The body's sums since the episode's start; empty where none keeps any."""
+        if BODY not in self._names or self._director is None:
+            return {}
+        return dict(self._statistics(BODY)["episode"])
+
+    def _row(self, index: int, seed: int, success: bool, seconds: float, figures: Mapping[str, float]) -> EpisodeRow:
         controller = self._statistics(CONTROLLER)
         policy = self._statistics(POLICY)
         counters = {
@@ -122,6 +151,7 @@ class EpisodeRunner:
             inference_ms=policy["inference_ms"],
             counters=counters,
             action_age_steps=controller["action_age_steps"],
+            figures=figures,
             residual_noise=noise_carried_out(controller["action_age_steps"], policy["residual_noise"]),
         )
 

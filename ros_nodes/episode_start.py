@@ -13,11 +13,24 @@ def choose_instruction(robot: RobotContract, task: str, given: str | None = None
     Raises:
         ValueError: nothing is given, and the simulated body has no such task.
     """
-    if given:
-        return given
-    if robot.body == "external":
+    return given or task_text(robot, task)
+
+
+def task_text(robot: RobotContract, task: str) -> str:
+    """What a task asks for, in words: Meta-World's sentence, a quadruped's terrain, or the text itself on a real robot.
+
+    Raises:
+        ValueError: the simulated body has no such task.
+    """
+    if robot.body == "external":  # whose computer has no simulator
         return task
-    from sim.tasks import instruction  # a real robot's computer has no simulator
+    if robot.body == "quadruped":
+        from sim.legged.task import TERRAINS
+
+        if task not in TERRAINS:
+            raise ValueError(f"no terrain {task!r} for {robot.name}; there are {', '.join(TERRAINS)}")
+        return task
+    from sim.tasks import instruction
 
     return instruction(task)
 

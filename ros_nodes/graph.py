@@ -90,6 +90,7 @@ def describe_graph(
     stitching: str = "latest",
     prefix: int = PREFIX_ACTIONS,
     instruction: str = "",
+    imagine_hz: float = 0.0,
 ) -> list[NodeProcess]:
     """The nodes that let `policy` drive `robot`, in the order of their start.
 
@@ -103,6 +104,7 @@ def describe_graph(
         stitching: how chunks are joined, `latest`, `ensemble` or `prefix`.
         prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
         instruction: what the policy is asked to do; one of its contract's if it knows several.
+        imagine_hz: how often it publishes the pictures that it imagines; 0: never.
 
     Raises:
         ValueError: no such camera, no such stitching, or a prefix of nothing.
@@ -145,6 +147,7 @@ def describe_graph(
                 "seed": seed,
                 "instruction": instruction,
                 "prefix": repeated,
+                "imagine_hz": imagine_hz,
             },
             THREADS,
         ),
@@ -161,6 +164,11 @@ def recorded_topics(robot: RobotContract, cameras: tuple[str, ...]) -> list[Topi
     """Every topic of the graph that belongs in a recording; of the pictures, those of `cameras`."""
     topics = [Topic(s.topic, s.type, reliable=False) for s in robot.sensors]
     topics += [Topic(robot.camera(c).topic, "sensor_msgs/msg/Image", reliable=False) for c in cameras]
+    if robot.body == "quadruped":
+        topics += [
+            Topic("push", "geometry_msgs/msg/WrenchStamped", reliable=False),
+            Topic("applied_push", "geometry_msgs/msg/WrenchStamped", reliable=True),
+        ]
     return [
         *topics,
         Topic(robot.command.topic, robot.command.type, reliable=True),

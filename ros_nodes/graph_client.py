@@ -18,6 +18,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
@@ -57,6 +58,7 @@ class GraphClient:
         self._namespace = namespace = "/" + robot.name
         self._context = Context()
         self.succeeded = False  # the body said so since this was last made False
+        self.failed = False  # likewise: it said that the robot has not (or no longer) succeeded
         self.running = False  # the controller follows the policy
         with _environment(environment):  # read when the participant is made
             rclpy.init(
@@ -76,6 +78,11 @@ class GraphClient:
         self._executor.add_node(self._node)
         self._spinner = threading.Thread(target=self._spin, name="supervisor spin", daemon=True)
         self._spinner.start()
+
+    @property
+    def node(self) -> Node:
+        """The supervisor's own node, for those who publish something more."""
+        return self._node
 
     def wait_for_nodes(self, names: Sequence[str], timeout_s: float) -> None:
         """Wait until every node is up. Raises GraphError naming the first that is not within `timeout_s`."""
@@ -140,10 +147,10 @@ class GraphClient:
 
         A velocity becomes zero; what is held at its last or measured value stays as it was commanded last.
         """
-        if self._last_command is None:
+        zero = [channel.hold == "zero" for channel in self._robot.command.channels]
+        if self._last_command is None or not any(zero):  # said again, it would only be obeyed for longer
             return
         command = command_from_message(deserialize_message(self._last_command, Float64MultiArray), self._robot)
-        zero = [channel.hold == "zero" for channel in self._robot.command.channels]
         self._commands.publish(command_message(np.where(zero, 0.0, command), self._robot))
 
     def announce_episode(self, task: str, seed: int, episode: int, observation_set: str) -> None:
@@ -189,7 +196,9 @@ class GraphClient:
     def _on_success(self, message: Bool) -> None:
         if message.data:
             self.succeeded = True
-            self._monitor.wake()
+        else:
+            self.failed = True
+        self._monitor.wake()
 
     def _on_controller_state(self, message: String) -> None:
         self.running = message.data == Mode.RUN

@@ -15,28 +15,35 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 
 import numpy as np
+from geometry_msgs.msg import WrenchStamped
 from numpy.typing import NDArray
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 
-from contracts import load_robot
+from contracts import Sensor, load_robot
 from execution.deadline import DeadlineLoop
 from ros_nodes import qos
-from ros_nodes.body import SimulatedBody
+from ros_nodes.body import Body, Push, make_body
 from ros_nodes.conversions import (
+    NANOSECONDS,
     MessageError,
+    SensorMessage,
     command_from_message,
     image_message,
+    sensor_fields,
     sensor_message,
     sensor_message_type,
     to_stamp,
 )
 from ros_nodes.managed_node import ManagedNode
 from ros_nodes.node_main import run_node
+from ros_nodes.pushes import push_from_message, push_message
 
 LOOP_ANSWER_S = 60.0  # for the physics loop to carry out a request: another task compiles another model
 THREAD_END_S = 2.0
@@ -65,7 +72,7 @@ class MujocoNode(ManagedNode):
         self.declare_parameter("observation_set", "state")
         self.declare_parameter("cameras", [""])
         self.refused: Counter[str] = Counter()
-        self._body: SimulatedBody | None = None
+        self._body: Body | None = None
         self._loop: DeadlineLoop | None = None
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
@@ -121,15 +128,40 @@ class MujocoNode(ManagedNode):
 
     # -- callbacks ---------------------------------------------------------------------------------------------------
 
-    def _on_command(self, message: Float64MultiArray) -> None:
+    def _on_command(self, message: Float64MultiArray, info: MessageInfo) -> None:
+        # A reliable topic delivers again what was lost, after the middleware's next heartbeat, up to 3 s later.
+        age_s = (time.time_ns() - info["source_timestamp"]) / NANOSECONDS
         try:
+            if age_s > self._robot.command.timeout_s:
+                raise MessageError("stale", f"a command sent {age_s:.2f} s ago")
             command = command_from_message(message, self._robot)
         except MessageError as error:
-            self.refused[error.reason] += 1
-            self.get_logger().warning(f"refused: {error}", throttle_duration_sec=WARN_EVERY_S)
+            self._refuse(error.reason, error)
             return
         if self._body is not None:
             self._body.commands.put(command, time.monotonic_ns())
+
+    def _on_push(self, message: WrenchStamped) -> None:
+        try:
+            push = push_from_message(message)
+        except MessageError as error:
+            self._refuse(f"push.{error.reason}", error)
+            return
+        if self._body is not None:
+            self._body.take_push(push, time.monotonic_ns())
+
+    def _on_request(self, sensor: Sensor, message: SensorMessage) -> None:
+        try:
+            _, values = sensor_fields(message, sensor)
+        except MessageError as error:
+            self._refuse(f"{sensor.name}.{error.reason}", error)
+            return
+        if self._body is not None:
+            self._body.take_request(values, time.monotonic_ns())
+
+    def _refuse(self, reason: str, error: MessageError) -> None:
+        self.refused[reason] += 1
+        self.get_logger().warning(f"refused: {error}", throttle_duration_sec=WARN_EVERY_S)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
@@ -143,6 +175,7 @@ class MujocoNode(ManagedNode):
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         loop = {} if self._loop is None else self._loop.statistics()
         figures = {"loop": loop, "refused": dict(self.refused), "held_periods": self._held_periods}
+        figures["episode"] = {} if self._body is None else self._body.figures()
         response.success, response.message = True, json.dumps(figures)
         return response
 
@@ -167,23 +200,25 @@ class MujocoNode(ManagedNode):
         except (ValueError, ImportError) as error:  # no such task, no such simulator: the caller is told
             done.set_exception(error)
 
-    def _tick(self, body: SimulatedBody, now_ns: int) -> None:
+    def _tick(self, body: Body, now_ns: int) -> None:
         stamp = self.get_clock().now().nanoseconds
         command, commanded = body.command(now_ns)
         self._held_periods += not commanded
         self._commanded |= commanded
-        measured = body.measurements()
-        for sensor in self._robot.sensors:
+        measured, push = body.measurements(), body.push(now_ns)
+        for sensor in self._sensors:
             self._sensor_publishers[sensor.name].publish(sensor_message(sensor, stamp, measured[sensor.name]))
         self._applied_publisher.publish(self._applied(command, stamp))
+        if push is not None:
+            self._push_publisher.publish(push_message(Push(push), stamp))
         for camera in body.due(self._cameras):
             picture = image_message(camera, stamp, body.picture(camera))
             self._camera_publishers[camera.name].publish(picture)
-        if body.advance(command) != self._succeeded:
+        if body.advance(command, push) != self._succeeded:
             self._tell_success(not self._succeeded)
 
     def _make_body(self) -> None:
-        self._body = SimulatedBody(self._robot, self._text("task"), self._number("seed"))
+        self._body = make_body(self._robot, self._text("task"), self._number("seed"))
         self._announce(self._body)
 
     def _begin_episode(self) -> None:
@@ -193,21 +228,19 @@ class MujocoNode(ManagedNode):
         self._commanded = False
         self._announce(self._body)
 
-    def _announce(self, body: SimulatedBody) -> None:
+    def _announce(self, body: Body) -> None:
         """Tell the recording which episode begins, and start the figures anew."""
         assert self._loop is not None
         for camera in self._cameras:  # the first picture of a rendering context takes 0.2 s: not within a period
             body.picture(camera)
         episode = {
             "robot": self._robot.name,
-            "task": body.env.instruction,
-            "task_name": body.env.task,
-            "seed": body.env.episode_seed,
+            **body.episode,
             "episode": self._episodes,
             "observation_set": self._text("observation_set"),
         }
         self._episode_publisher.publish(String(data=json.dumps(episode)))
-        self._tell_success(False)
+        self._tell_success(body.success)
         self._held_periods = 0
         self._loop.reset_statistics()
 
@@ -223,8 +256,9 @@ class MujocoNode(ManagedNode):
 
     def _connect(self) -> None:
         robot = self._robot
+        self._sensors = [sensor for sensor in robot.sensors if not sensor.is_request]
         self._sensor_publishers = {
-            s.name: self.create_publisher(sensor_message_type(s), s.topic, qos.SENSOR) for s in robot.sensors
+            s.name: self.create_publisher(sensor_message_type(s), s.topic, qos.SENSOR) for s in self._sensors
         }
         self._camera_publishers = {c.name: self.create_publisher(Image, c.topic, qos.SENSOR) for c in self._cameras}
         self._applied_publisher = self.create_publisher(JointState, "applied_command", qos.STATUS)
@@ -238,6 +272,19 @@ class MujocoNode(ManagedNode):
         self._entities = [(self.destroy_publisher, publisher) for publisher in publishers]
         self._entities += [(self.destroy_subscription, commands)]
         self._entities += [(self.destroy_service, service) for service in (reset, statistics)]
+        if robot.body == "quadruped":
+            self._connect_walker()
+
+    def _connect_walker(self) -> None:
+        """What moves a walking robot besides its commands, and what it is asked for."""
+        self._push_publisher = self.create_publisher(WrenchStamped, "applied_push", qos.STATUS)
+        subscriptions = [self.create_subscription(WrenchStamped, "push", self._on_push, qos.SENSOR)]
+        for sensor in self._robot.sensors:
+            if sensor.is_request:
+                kind, heard = sensor_message_type(sensor), partial(self._on_request, sensor)
+                subscriptions.append(self.create_subscription(kind, sensor.topic, heard, qos.SENSOR))
+        self._entities.append((self.destroy_publisher, self._push_publisher))
+        self._entities += [(self.destroy_subscription, subscription) for subscription in subscriptions]
 
     def _in_loop(self, work: Callable[[], None]) -> None:
         """Let the physics thread do something between two periods. Raises what it raised, or TimeoutError."""

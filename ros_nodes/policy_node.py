@@ -35,6 +35,7 @@ from ros_nodes.conversions import (
     sensor_message_type,
     stamp_ns,
 )
+from ros_nodes.imagination import ImaginationTopics
 from ros_nodes.inference import InferenceThread
 from ros_nodes.managed_node import ManagedNode
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
@@ -79,7 +80,8 @@ class PolicyNode(ManagedNode):
 
     Parameters: `robot` (name or path of a contract), `bundle` (directory), `backend` (`openvino`, `onnxruntime`),
     `threads` (of the inference), `seed`, `instruction` (what to do, in words of the policy's contract; may be empty if
-    it knows one task only), `prefix` (first actions of a chunk that repeat those of the chunk before).
+    it knows one task only), `prefix` (first actions of a chunk that repeat those of the chunk before),
+    `imagine_hz` (how often pictures that the policy imagines are published, see `ImaginationTopics`; 0: never).
     """
 
     def __init__(self) -> None:
@@ -91,9 +93,11 @@ class PolicyNode(ManagedNode):
         self.declare_parameter("seed", 0)
         self.declare_parameter("instruction", "")
         self.declare_parameter("prefix", 0)
+        self.declare_parameter("imagine_hz", 0.0)
         self._steady = SteadyClock(lambda: int(self.get_clock().now().nanoseconds))
         self._inference: InferenceThread | None = None
         self._heartbeat: Heartbeat | None = None
+        self._imagination: ImaginationTopics | None = None
 
     # --- lifecycle
 
@@ -106,6 +110,8 @@ class PolicyNode(ManagedNode):
             )
             check_compatible(self._runtime.contract, self._robot)
             session = self._start(seed=0)
+            imagine_hz = self._parameter("imagine_hz")
+            self._imagination = ImaginationTopics(self, self._robot, session, imagine_hz) if imagine_hz else None
         except (ContractError, BundleError, ValueError) as error:
             self.get_logger().error(f"cannot use this policy: {error}")
             return TransitionCallbackReturn.FAILURE
@@ -132,7 +138,7 @@ class PolicyNode(ManagedNode):
             contract,
             session,
             self._steady.steady_as_other_ns,
-            self._publish_chunk,
+            partial(self._publish_chunk, session),
         )
         limit_s = self._robot.task.chunk_timeout_s
         healthy = partial(self._inference.healthy, limit_s)
@@ -147,6 +153,9 @@ class PolicyNode(ManagedNode):
     def close(self) -> None:
         """End the episode and let go."""
         self._end_episode()
+        if self._imagination is not None:
+            self._imagination.close()
+            self._imagination = None
         self._disconnect()
 
     @property
@@ -179,8 +188,10 @@ class PolicyNode(ManagedNode):
             seconds = time.monotonic() - start
         self.get_logger().info(f"{contract.policy} policy is ready; an inference takes {1e3 * seconds:.1f} ms")
 
-    def _publish_chunk(self, chunk: ActionChunk) -> None:
+    def _publish_chunk(self, session: Session, chunk: ActionChunk) -> None:
         self._chunk_publisher.publish(chunk_message(chunk, chunk.start_ns))  # the assembler's stamps are ROS time
+        if self._imagination is not None:
+            self._imagination.show(chunk, session)
 
     # --- topics and services
 
@@ -205,7 +216,7 @@ class PolicyNode(ManagedNode):
         if inference is None:
             return
         try:
-            stamp = self._checked_stamp(message.header)
+            stamp = self._now_ns() if sensor.is_request else self._checked_stamp(message.header)
             names, values = sensor_fields(message, sensor)
             with inference.collecting() as assembler:
                 accepted = assembler.push_fields(sensor.name, stamp, names, values)
@@ -236,11 +247,15 @@ class PolicyNode(ManagedNode):
     def _checked_stamp(self, header: Header) -> int:
         """The stamp in ROS time; one from the future would make all that follow look old."""
         stamp = stamp_ns(header.stamp)
-        self._steady.follow()
-        ahead_s = (stamp - self._steady.steady_as_other_ns()) / 1e9
+        ahead_s = (stamp - self._now_ns()) / 1e9
         if ahead_s > FUTURE_PERIODS * self._robot.control_period_s:
             raise MessageError("future", f"the stamp is {ahead_s:.3f} s ahead of this computer's clock")
         return stamp
+
+    def _now_ns(self) -> int:
+        """Now, at a reception, in ROS time."""
+        self._steady.follow()
+        return self._steady.steady_as_other_ns()
 
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._inference is not None

@@ -1,9 +1,9 @@
 """Publishes a recorded episode again, on its topics, in real time or at a speed factor.
 
 Stamps are moved to now, so that whoever listens finds the messages fresh. It never gets in the way of a live graph: a
-topic that somebody else publishes is left to them, and a command topic that something obeys is left alone, because only
-the controller's safety filter may drive a robot. So beside a live body and controller, only the policy's chunks remain:
-the replay stands in for the policy.
+topic that somebody else publishes is left to them, and a command topic that something obeys, or on which a live policy
+is asked where to go, is left alone, because only the controller's safety filter may drive a robot. So beside a live
+body and controller, only the policy's chunks remain: the replay stands in for the policy.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rclpy.qos import QoSProfile
 
 from contracts import RobotContract
 from episodes.bag import BagEpisode, BagError, BagReader, RecordedMessage
+from episodes.samples import topic_name
 from execution.deadline import sleep_until
 from ros_nodes import qos
 from ros_nodes.graph import DISCOVERY_S, TRANSPORTS, Topic, recorded_topics
@@ -34,6 +35,7 @@ STAMPED = {  # types that begin with a std_msgs/Header, so that the stamp lies a
     "sensor_msgs/msg/Image",
     "sensor_msgs/msg/Imu",
     "geometry_msgs/msg/PoseStamped",
+    "geometry_msgs/msg/WrenchStamped",
     "trajectory_msgs/msg/JointTrajectory",
     "std_msgs/msg/Header",
     "diagnostic_msgs/msg/DiagnosticArray",
@@ -68,7 +70,8 @@ class ReplayNode(Node):
             raise BagError(f"{self._reader.path}: does not hold the robot's contract, so its topics are not known")
         self._episode = _episode(self._reader, int(self.get_parameter("episode").value))
         self._profiles = _profiles(robot)
-        self._commands = f"/{robot.name}/{robot.command.topic}"
+        asked = [sensor.topic for sensor in robot.sensors if sensor.is_request]  # a live policy would follow them
+        self._driving = {topic_name(robot, topic) for topic in (robot.command.topic, *asked)}
         self._chunks = f"/{robot.name}/{CHUNK_TOPIC}"
         self._topics: dict[str, Any] = {}
         self.published = 0
@@ -117,7 +120,7 @@ class ReplayNode(Node):
         """The reason to leave a topic alone."""
         if self.count_publishers(topic) > 1:  # one is this node's
             return "somebody else publishes it"
-        if topic == self._commands and self.count_subscribers(topic):
+        if topic in self._driving and self.count_subscribers(topic):
             return "something obeys it; a robot is driven through its controller only"
         if topic == self._chunks and self.speed != 1.0 and self.count_subscribers(topic):
             return "a controller listens, and actions hold for their own speed only"

@@ -33,6 +33,7 @@ class EpisodeRow:
         inference_ms: the policy's p50 and p99 of this episode.
         counters: refusals by reason, of controller and policy; those that are zero are left out.
         action_age_steps: commands by the control periods from the observation they answer to their own time.
+        figures: what else the body found, by name, such as how far a robot walked; nothing of most.
         residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
     """
 
@@ -46,6 +47,7 @@ class EpisodeRow:
     counters: Mapping[str, int] = field(default_factory=dict)
     action_age_steps: Mapping[str, int] = field(default_factory=dict)
     residual_noise: Mapping[str, float] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def missed(self) -> int:
@@ -73,7 +75,10 @@ class RunReport:
         return sum(row.success for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON of the run. Timing figures are those of the median episode; `max` is the worst of all."""
+        """The JSON of the run. Timing figures are those of the median episode; `max` is the worst of all.
+
+        `figures` are means of the episodes.
+        """
         count = len(self.rows)
         ages = self._ages()
         return {
@@ -92,6 +97,7 @@ class RunReport:
             "counters": dict(sum((Counter(row.counters) for row in self.rows), Counter())),
             "action_age_steps": {str(age): count for age, count in sorted(ages.items())},
             "residual_noise": self._residual_noise(),
+            "figures": self._figures(),
             "bag": self.bag,
             "hardware": hardware(),
             "ended_by": self.ended_by,
@@ -123,7 +129,16 @@ class RunReport:
         if ages := self._ages():
             usual = statistics.median_low(ages.elements())
             console.print(f"commands followed observations {usual} control periods old, at most {max(ages)}")
+        if figures := self._figures():
+            console.print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + ", an episode")
         console.print(f"recording: {self.bag}", soft_wrap=True)
+
+    def _figures(self) -> dict[str, float]:
+        """Means of the figures that every episode has."""
+        shared = (
+            [name for name in self.rows[0].figures if all(name in r.figures for r in self.rows)] if self.rows else []
+        )
+        return {name: round(statistics.fmean(r.figures[name] for r in self.rows), 4) for name in shared}
 
     def _ages(self) -> Counter[int]:
         """Commands of all episodes by their age."""

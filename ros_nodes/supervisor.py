@@ -7,7 +7,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -20,12 +20,13 @@ from episodes.repair import repair
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_runner import EpisodeRunner
-from ros_nodes.episode_start import check_start, choose_instruction
+from ros_nodes.episode_start import check_start, choose_instruction, task_text
 from ros_nodes.graph import RECORDER, describe_graph, free_domain_id, middleware_environment
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
 from ros_nodes.processes import NodeProcesses
 from ros_nodes.run_report import EpisodeRow, RunReport
+from ros_nodes.walk import WalkPlan
 
 RUN_MARKER = "VISUOMOTOR_RUN"  # in the environment of every process of one run: finds strays
 FAILED = 1
@@ -50,7 +51,9 @@ class RunOptions:
         stitching: how chunks are joined, `latest`, `ensemble` or `prefix`.
         prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
         instruction: what the policy is asked to do, in words; None: what Meta-World says of the simulated body's task,
-            or `task` itself on a real robot.
+            or `task` itself on a real robot or for a quadruped.
+        imagine_hz: how often a policy that imagines pictures publishes them; 0: never.
+        walk: where a simulated quadruped is told to go, and how it is pushed.
     """
 
     robot: str
@@ -66,6 +69,8 @@ class RunOptions:
     prefix: int = PREFIX_ACTIONS
     instruction: str | None = None
     steps: int = 500
+    imagine_hz: float = 0.0
+    walk: WalkPlan = WalkPlan()
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -94,6 +99,7 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
     """
     console = console or Console()
     robot = load_robot(options.robot)
+    options.walk.check(robot)
     bundle = read_bundle(options.policy)
     check_compatible(bundle.contract, robot)
     instruction = choose_instruction(robot, options.task, options.instruction)
@@ -135,6 +141,9 @@ class _Run:
         self._seeds = _episode_seeds(robot, options)
         _, repeated = split_stitching(options.stitching, options.prefix)
         self._how = {"instruction": instruction, "stitching": options.stitching, "prefix": repeated}
+        self._plan = options.walk if robot.body == "quadruped" else None
+        if self._plan is not None:
+            self._how["walk"] = asdict(self._plan)
         self._nodes = describe_graph(
             robot,
             policy,
@@ -148,6 +157,7 @@ class _Run:
             stitching=options.stitching,
             prefix=options.prefix,
             instruction=instruction,
+            imagine_hz=options.imagine_hz,
         )
         directory = options.output.resolve() / "nodes"
         self._middleware = middleware_environment(free_domain_id(), os.environ) | {"ROS_LOG_DIR": str(directory)}
@@ -164,7 +174,7 @@ class _Run:
             client = GraphClient(self._robot, self._middleware, self.monitor)
             names = [node.name for node in self._nodes]
             runner = EpisodeRunner(
-                client, names, self._robot, o.task, self._observation_set, o.steps, self.processes.alive
+                client, names, self._robot, o.task, self._observation_set, o.steps, self.processes.alive, self._plan
             )
             with self._console.status("starting the nodes"):
                 runner.bring_up()
@@ -205,12 +215,9 @@ def _episode_seeds(robot: RobotContract, options: RunOptions) -> list[int]:
     """One seed an episode: for a simulated body those of `visuomotor eval`."""
     if robot.body == "external":
         return [options.seed + index for index in range(options.episodes)]
-    if robot.body != "metaworld":
-        raise ValueError(f"robot {robot.name!r}: no node simulates the body {robot.body!r}; only 'metaworld'")
     from sim.seeds import episode_seed  # a real robot's computer has no simulator
-    from sim.tasks import instruction
 
-    instruction(options.task)  # refuses an unknown task
+    task_text(robot, options.task)  # refuses an unknown task
     return [episode_seed("eval", options.seed, index) for index in range(options.episodes)]
 
 

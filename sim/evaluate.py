@@ -20,7 +20,8 @@ from episodes.report import noise_carried_out, wilson_interval
 from episodes.video import write_video
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from sim.cameras import with_cameras
-from sim.environments import ROBOT, VIDEO_SIZE, MetaWorldEnv
+from sim.environments import ROBOT, MetaWorldEnv
+from sim.episode_video import episode_frames
 from sim.results import TaskResult
 from sim.rollout import PolicyRuntime, Rollout
 from sim.seeds import episode_seed
@@ -93,7 +94,8 @@ def evaluate_tasks(
         seed: of the run.
         workers: processes.
         latency_steps: control steps from an observation until its chunk arrives; 0: at once.
-        video: directory for `<task>-<seed>.mp4` of the first 3 episodes of each task.
+        video: directory for `<task>-<seed>.mp4` of the first 3 episodes of each task; of a policy that imagines, with
+            what it imagined beside what then happened.
         record: directory of a dataset that all episodes are written to.
         robot: contract; None is the project's, with the cameras that the policy looks at.
         progress: show a progress bar.
@@ -202,10 +204,7 @@ class _Evaluator:
                 pass
         else:
             job.video.parent.mkdir(parents=True, exist_ok=True)
-            camera = env.robot.cameras[0].name
-            steps = (step for step in rollout.run() if step % VIDEO_EVERY == 0)
-            frames = (env.render_camera(camera, *VIDEO_SIZE) for _ in steps)
-            write_video(job.video, frames, env.robot.control_rate_hz / VIDEO_EVERY)
+            write_video(job.video, episode_frames(rollout, VIDEO_EVERY), env.robot.control_rate_hz / VIDEO_EVERY)
         seconds = time.perf_counter() - begin
         return _Outcome(
             seed=job.seed,

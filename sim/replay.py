@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,47 +13,9 @@ from contracts import RobotContract
 from episodes.data import EpisodeData
 from episodes.opening import RecordedEpisode
 from episodes.video import write_video
+from sim.divergence import TOLERANCE, Comparison, Divergence
 from sim.environments import VIDEO_SIZE, MetaWorldEnv
-
-TOLERANCE = 1e-6
-"""Largest difference of a recorded float32 number, in its own unit, that counts as the same."""
-
-
-@dataclass(frozen=True)
-class Divergence:
-    """How a re-simulation compares with the recording.
-
-    Attributes:
-        steps: control steps compared.
-        first_step: the first one whose observation differs by more than the tolerance; None: none does.
-        feature: the feature that differs there.
-        max_abs_difference: largest difference of any number in the whole episode, in its own unit.
-        success: whether the re-simulated episode solved the task.
-    """
-
-    steps: int
-    first_step: int | None
-    feature: str | None
-    max_abs_difference: float
-    success: bool
-
-    @property
-    def diverged(self) -> bool:
-        """True if the episode did not happen again."""
-        return self.first_step is not None
-
-    def write(self, path: Path | str) -> None:
-        """Write the comparison as JSON, with `verdict`: the sentence that `str` gives."""
-        text = json.dumps({**asdict(self), "diverged": self.diverged, "verdict": str(self)}, indent=2)
-        Path(path).write_text(text + "\n", encoding="utf-8")
-
-    def __str__(self) -> str:
-        if self.first_step is None:
-            return f"all {self.steps} steps are the same (largest difference {self.max_abs_difference:.1e})"
-        return (
-            f"diverges at step {self.first_step} of {self.steps} in {self.feature} "
-            f"(largest difference {self.max_abs_difference:.1e})"
-        )
+from sim.world import choose_offscreen_gl
 
 
 def resimulate(
@@ -76,7 +36,7 @@ def resimulate(
         recorded: feature key -> [T, elements], row t observed before action t; pictures are not compared.
         observation_set: that the features belong to.
         robot: contract; None is the project's.
-        tolerance: see `TOLERANCE`.
+        tolerance: see `sim.divergence`.
 
     Raises:
         ValueError: an unknown task, no vector feature to compare, or arrays of different lengths.
@@ -89,17 +49,14 @@ def resimulate(
             expected = (len(actions), *feature.shape)
             if recorded[feature.key].shape != expected:
                 raise ValueError(f"{feature.key}: recorded as {recorded[feature.key].shape}, but {expected} is needed")
-        first_step, first_feature, largest, success = None, None, 0.0, False
+        comparison, success = Comparison(tolerance), False
         env.begin(seed)
         for step, action in enumerate(actions):
             for key, value in env.observe(features).items():
-                difference = float(np.max(np.abs(value.astype(np.float64) - recorded[key][step].astype(np.float64))))
-                largest = max(largest, difference)
-                if first_step is None and not difference <= tolerance:  # a NaN differs
-                    first_step, first_feature = step, key
+                comparison.add(step, key, value, recorded[key][step])
             env.advance(action)
             success |= env.success
-    return Divergence(len(actions), first_step, first_feature, largest, success)
+    return comparison.result(len(actions), success)
 
 
 def resimulate_episode(
@@ -156,17 +113,33 @@ def replay_recorded(
     Args:
         recorded: of a dataset or a bag.
         video: file to write.
-        camera: any of the world's; None is the contract's first.
+        camera: any of the world's; None is the contract's first. A quadruped is followed by one of its own.
         every: control steps from one picture to the next.
 
     Raises:
         ValueError: the episode is not of a robot that this simulator has.
     """
     episode, robot = recorded.data, recorded.robot
+    if robot.body == "quadruped":
+        return _replay_walk(recorded, video, camera, every)
     divergence = resimulate_episode(episode, recorded.observation_set, robot)
     if video is not None:
         frames = replay_frames(
             episode.task_name, episode.seed, executed_actions(episode), camera, every=every, robot=robot
         )
         write_video(video, frames, robot.control_rate_hz / every)
+    return divergence
+
+
+def _replay_walk(recorded: RecordedEpisode, video: Path | str | None, camera: str | None, every: int) -> Divergence:
+    """`replay_recorded` of a quadruped."""
+    from sim.legged.replay import resimulate_walk, walk_frames  # only who replays a quadruped needs its simulation
+
+    choose_offscreen_gl()
+    episode, robot = recorded.data, recorded.robot
+    if camera is not None:
+        raise ValueError(f"no camera {camera!r}: the one that follows {robot.name} is the only one")
+    divergence = resimulate_walk(episode, recorded.observation_set, robot)
+    if video is not None:
+        write_video(video, walk_frames(episode, robot, every=every), robot.control_rate_hz / every)
     return divergence

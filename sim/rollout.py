@@ -72,6 +72,8 @@ class Rollout:
         interventions: what the safety filter changed, counted by limit and channel.
         action_ages: commands by their age, as of `ControllerCore.ages`.
         residual_noise: of the session.
+        session: the policy's.
+        answered: step of the observation that the last chunk answers; None before the first.
 
     Raises:
         ContractMismatch: the policy does not fit the environment's robot.
@@ -97,13 +99,14 @@ class Rollout:
         self.stopped: tuple[str, ...] = ()
         self.inference_ms: list[float] = []
         self.interventions: Counter[str] = Counter()
+        self.answered: int | None = None
         self._policy = runtime.contract
         joined, repeated = split_stitching(stitching, prefix)
-        self._session = runtime.start(seed, env.instruction, repeated)
+        self.session = runtime.start(seed, env.instruction, repeated)
         self._assembler = ObservationAssembler(env.robot, self._policy)
         self._controller = ControllerCore(env.robot, make_stitching(joined), require_heartbeat=False)
         self.action_ages = self._controller.ages
-        self.residual_noise = self._session.residual_noise
+        self.residual_noise = self.session.residual_noise
         self._period_ns = round(env.robot.control_period_s * NANOSECONDS)
         self._latency = latency_steps
         self._delay = delay_steps
@@ -187,8 +190,9 @@ class Rollout:
         """Answer the observation of step `observed`, which has just arrived."""
         observation = self._assembler.window(observed * self._period_ns)
         begin = time.perf_counter()
-        chunk = self._session.act(observation)
+        chunk = self.session.act(observation)
         self.inference_ms.append((time.perf_counter() - begin) * 1e3)
+        self.answered = observed
         self._arriving.append((observed + self._delay + self._latency, chunk))
 
     def _deliver(self, step: int, now_ns: int) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
 from contracts.locomotion import LocomotionContract
-from contracts.serialization import Contract
+from contracts.serialization import MAX_CONTRACT_BYTES, Contract
 from policies.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -70,6 +71,16 @@ class Progress(Contract, frozen=True, kw_only=True):
     skipped: int = 0
 
 
+def is_walking(path: Path | str) -> bool:
+    """True for a directory whose `config.json` is of a walking policy."""
+    file = Path(path) / CONFIG_FILE
+    try:
+        data = msgspec.json.decode(file.read_bytes()) if file.stat().st_size <= MAX_CONTRACT_BYTES else None
+    except (OSError, msgspec.DecodeError, UnicodeError, RecursionError):
+        return False  # whoever reads it in earnest says what is wrong
+    return isinstance(data, dict) and "locomotion" in data
+
+
 def load_networks(path: Path | str) -> tuple[Networks, LocomotionCheckpoint]:
     """A checkpoint's networks, in evaluation mode, and what is known of them.
 
@@ -124,7 +135,7 @@ def save(
     for name, parameter, optimizer in _optimized(learner):
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
-    tensors |= {f"forces.{name}": getattr(forces, name) for name in ("force", "raw", "remaining")}
+    tensors |= {f"forces.{name}": getattr(forces, name) for name in ("force", "raw", "remaining", "pause")}
     tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in environment.snapshot().items()}
     tensors["generator"] = generator.get_state()
     write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})

@@ -13,7 +13,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     Attributes:
         disturber: who pushes the robots: one that learns to (`hinfinity`), chance (`random`), or nobody (`none`).
         iterations: of collecting and learning.
-        actor_widths, critic_widths, disturber_widths: hidden layers.
+        actor_widths, critic_widths, disturber_widths, estimator_widths: hidden layers; the estimator tells the actor
+            how fast the trunk moves.
         initial_std: of the actions at first.
         rollout_steps: control periods of every environment an iteration.
         epochs, minibatches: of learning from them.
@@ -24,6 +25,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
         desired_kl: between the policies before and after an update.
         gradient_clip: largest norm of the gradient.
+        fall: what a fall is worth, in reward. As much as falling costs the task (-3) keeps robots from trying to walk;
+            0 lets those fall that earn less than nothing.
         eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
         lambda_start: the dual variable at first;
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
@@ -32,10 +35,12 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         force_start_n, force_max_n: largest force after the warm-up, and after
         force_ramp: more iterations.
         hold: shortest and longest time of a force, steps.
+        rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
+            back would be what is learned.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
             show all of them and cannot make the policy forget them;
         share_none: of those without forces, whoever pushes the others.
-        disturber_learning_rate: constant.
+        estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
         precision: of the arithmetic; weights and optimisers are always fp32.
         seed: of the first weights, the actions, the forces and the minibatches.
@@ -48,7 +53,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     actor_widths: tuple[int, ...] = (512, 256, 128)
     critic_widths: tuple[int, ...] = (512, 256, 128)
     disturber_widths: tuple[int, ...] = (128, 64)
-    initial_std: float = 0.5
+    estimator_widths: tuple[int, ...] = (128, 64)
+    initial_std: float = 1.0
     rollout_steps: int = 24
     epochs: int = 5
     minibatches: int = 4
@@ -58,19 +64,22 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     value_weight: float = 1.0
     entropy: float = 0.01
     learning_rate: float = 1e-3
-    desired_kl: float = 0.01
+    desired_kl: float = 0.015
     gradient_clip: float = 1.0
+    fall: float = -0.6
     eta: float = 0.01
     lambda_start: float = 0.5
-    lambda_rate: float = 0.02
-    lambda_max: float = 10.0
-    warmup: int = 200
+    lambda_rate: float = 0.01
+    lambda_max: float = 5.0
+    warmup: int = 300
     force_start_n: float = 20.0
-    force_max_n: float = 100.0
-    force_ramp: int = 600
+    force_max_n: float = 120.0
+    force_ramp: int = 700
     hold: tuple[int, int] = (10, 25)
+    rest: tuple[int, int] = (0, 50)
     share_random: float = 0.2
-    share_none: float = 0.1
+    share_none: float = 0.25
+    estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -79,17 +88,20 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths)
+        widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths, *self.estimator_widths)
         require(all(width > 0 for width in widths), "widths must be positive")
         counts = (self.iterations, self.rollout_steps, self.epochs, self.minibatches)
         require(min(counts) > 0, "iterations, rollout_steps, epochs and minibatches must be positive")
-        require_finite("entropy, disturber_entropy or eta", self.entropy, self.disturber_entropy, self.eta)
+        require_finite(
+            "entropy, disturber_entropy, eta or fall", self.entropy, self.disturber_entropy, self.eta, self.fall
+        )
+        require(self.fall <= 0, f"fall must be at most 0, not {self.fall}: it would be a prize")
         require(min(self.entropy, self.disturber_entropy) >= 0, "entropy and disturber_entropy cannot be negative")
         positive = {
             name: getattr(self, name)
             for name in (
-                "initial_std", "learning_rate", "disturber_learning_rate", "desired_kl", "gradient_clip", "clip_ratio",
-                "eta", "lambda_rate", "lambda_max", "checkpoint_every_s",
+                "initial_std", "learning_rate", "estimator_learning_rate", "disturber_learning_rate", "desired_kl",
+                "gradient_clip", "clip_ratio", "eta", "lambda_rate", "lambda_max", "checkpoint_every_s",
             )
         }  # fmt: skip
         for name, value in positive.items():
@@ -100,6 +112,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
+        require(0 <= self.rest[0] <= self.rest[1], f"rest {self.rest} must be two numbers of steps from 0 up, in order")
         shares = (self.share_random, self.share_none)
         require(min(shares) >= 0 and sum(shares) < 1, "share_random and share_none must leave some to the disturber")
         require(self.seed >= 0, "seed cannot be negative")

@@ -73,6 +73,10 @@ class Environment(Protocol):
         """What critic and disturber see now, [N, P]."""
 
     @property
+    def velocity(self) -> slice:
+        """Where the trunk's velocity stands in `privileged`: three numbers, which the actor's estimator learns."""
+
+    @property
     def description(self) -> Mapping[str, Any]:
         """What it is, in plain data, to tell one run from another."""
 

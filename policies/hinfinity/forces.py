@@ -23,7 +23,8 @@ class Forces:
         who: NOBODY, CHANCE or DISTURBER, [N]; the same all along.
         force: N, [N, 3].
         raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
-        remaining: steps until a new force, [N].
+        remaining: steps until it ends, [N].
+        pause: steps from then until the next one begins, [N].
     """
 
     def __init__(self, config: HInfinityConfig, count: int) -> None:
@@ -39,6 +40,7 @@ class Forces:
         self.force = torch.zeros(count, 3)
         self.raw = torch.zeros(count, 3)
         self.remaining = torch.zeros(count, dtype=torch.int64)
+        self.pause = torch.zeros(count, dtype=torch.int64)
 
     @torch.no_grad()
     def choose(
@@ -55,10 +57,12 @@ class Forces:
         Returns:
             Where the disturber chose a new force, bool, [N].
         """
-        due = (self.remaining <= 0) & (self.who != NOBODY)
-        shortest, longest = self.config.hold
-        holds = torch.randint(shortest, longest + 1, (self.count,), generator=generator)
-        self.remaining = torch.where(due, holds, self.remaining) - 1
+        over = (self.remaining <= 0) & (self.who != NOBODY)
+        due = over & (self.pause <= 0)
+        resting = over & ~due
+        self.force[resting] = 0.0
+        self.pause = torch.where(due, self._draw(self.config.rest, generator), self.pause - resting.long())
+        self.remaining = torch.where(due, self._draw(self.config.hold, generator), self.remaining) - 1
         by_chance = due & (self.who == CHANCE)
         direction = torch.randn(self.count, 3, generator=generator)
         size = limit * torch.rand(self.count, 1, generator=generator)
@@ -75,7 +79,13 @@ class Forces:
     def end(self, done: Tensor) -> None:
         """Episodes ended where `done` [N]: their next ones begin with new forces."""
         self.remaining[done] = 0
+        self.pause[done] = 0
         self.force[done] = 0.0
+
+    def _draw(self, bounds: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Numbers of steps within `bounds`, both included, [N]."""
+        shortest, longest = bounds
+        return torch.randint(shortest, longest + 1, (self.count,), generator=generator)
 
 
 def directions() -> Tensor:

@@ -35,6 +35,7 @@ class Learner:
         cost_bound: largest cost of a step.
         period_s: of a step.
         generator: of the minibatches.
+        velocity: where the trunk's velocity stands in what the critic sees.
 
     Attributes:
         learning_rate: of actor and critic, as it is now.
@@ -49,17 +50,20 @@ class Learner:
         cost_bound: float,
         period_s: float,
         generator: torch.Generator,
+        velocity: slice,
     ) -> None:
         self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
+        self.velocity = velocity
         self.learning_rate = config.learning_rate
         self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
         self.guard = Guard()
-        walker = [*networks.actor.parameters(), *networks.critic.parameters()]
+        estimator = list(networks.actor.estimator.parameters())
+        acting = [networks.actor.raw_log_std, *networks.actor.body.parameters()]
+        walker = [*acting, *networks.critic.parameters()]
+        self.estimator = GuardedAdam(estimator, config.gradient_clip, self.guard)
         self.optimizer = GuardedAdam(walker, config.gradient_clip, self.guard)
-        # Who has fallen has lost its task for good, at full cost. Were a fall worth 0, it would be a way to save the
-        # cost, and, while exploration makes penalties outweigh what is earned, the first thing that is learned.
-        lost = cost_bound / (1 - config.gamma)
-        self.fallen = torch.tensor([-lost, lost])
+        # Who has fallen has lost its task for good: were a fall worth no cost, it would be a way to save it.
+        self.fallen = torch.tensor([config.fall, cost_bound / (1 - config.gamma)])
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
             self.adversary = Adversary(config, networks.disturber, self.fallen[1:], generator, self.guard)
@@ -67,7 +71,7 @@ class Learner:
     @property
     def optimizers(self) -> list[torch.optim.Adam]:
         """All that change the networks."""
-        return [self.optimizer.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
+        return [self.optimizer.adam, self.estimator.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
 
     def autocast(self) -> torch.autocast:
         """The precision in which the networks are run."""
@@ -139,6 +143,7 @@ class Learner:
             "advantage": (earned - earned.mean()) / scale,
             "next_cost_value": next_value[..., 1],
             "cost": rollout.cost,
+            "velocity": rollout.privileged[:-1, :, self.velocity],
             "intensity": rollout.force.norm(dim=-1) * self.period_s,
             "disturbed": disturbed.expand(rollout.steps, -1),
         }
@@ -155,10 +160,15 @@ class Learner:
         kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
+        with self.autocast():
+            missed = networks.actor.velocity(samples.observation) - samples.velocity
+        estimator_loss = missed.square().mean()
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
         loss = config.value_weight * value_loss - objective - config.entropy * entropy(log_std)
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
+        if self.estimator.step(estimator_loss, self.config.estimator_learning_rate, "the estimator"):
+            tally.add(estimator_loss=float(estimator_loss.detach()))
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """What the actor maximises: PPO's surrogate + lambda L; and figures of it.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from policies.hinfinity.config import HInfinityConfig
 
+VELOCITY = 3  # numbers that the estimator gives
 LOG_STD = (-4.0, 1.0)  # bounds of the logarithms of all standard deviations
 
 
@@ -48,6 +49,34 @@ class Gaussian(nn.Module):
         return self.body(seen).float()
 
 
+class Actor(Gaussian):
+    """Acts by what it sees and by how fast it believes that the trunk moves.
+
+    No sensor measures the latter, and who does not know it meets a steady push with a steady error; an estimator learns
+    it from the history, beside the actor (arXiv 2202.05481; HIMLoco's, arXiv 2312.11460, gives a latent too).
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        widths: tuple[int, ...],
+        outputs: int,
+        initial_std: float,
+        estimator_widths: tuple[int, ...],
+    ) -> None:
+        super().__init__(inputs + VELOCITY, widths, outputs, initial_std)
+        self.estimator = mlp((inputs, *estimator_widths, VELOCITY), last_gain=0.1)
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """The mean action of what is seen [..., inputs], fp32, [..., D]; the estimator learns nothing from it."""
+        velocity = self.estimator(seen).detach()
+        return self.body(torch.cat((seen, velocity.to(seen.dtype)), dim=-1)).float()
+
+    def velocity(self, seen: Tensor) -> Tensor:
+        """Of the trunk, as the critic sees it, fp32, [..., 3]."""
+        return self.estimator(seen).float()
+
+
 class Critic(nn.Module):
     """Two values from one trunk: of all rewards, and of the cost."""
 
@@ -78,7 +107,7 @@ class Networks(nn.Module):
 
     def __init__(self, config: HInfinityConfig, observation: int, privileged: int, action: int) -> None:
         super().__init__()
-        self.actor = Gaussian(observation, config.actor_widths, action, config.initial_std)
+        self.actor = Actor(observation, config.actor_widths, action, config.initial_std, config.estimator_widths)
         self.critic = Critic(privileged, config.critic_widths)
         learns = config.disturber == "hinfinity"
         self.disturber = Disturber(privileged, config.disturber_widths) if learns else None

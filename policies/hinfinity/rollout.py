@@ -90,6 +90,7 @@ class Samples:
         scale: these deviations, [].
         next_cost_value: [S].
         cost: [S].
+        velocity: of the trunk, as the critic sees it, [S, 3].
         intensity: size of the force times the step's length, N s, [S].
         disturbed: the disturber's force was on, bool, [S].
     """
@@ -106,6 +107,7 @@ class Samples:
     scale: Tensor
     next_cost_value: Tensor
     cost: Tensor
+    velocity: Tensor
     intensity: Tensor
     disturbed: Tensor
     _whole: tuple[str, ...] = field(default=("log_std", "scale", "_whole"), repr=False)

@@ -68,7 +68,14 @@ class Trainer:
         self.networks = checkpoint.build()
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
-        self.learner = Learner(config, self.networks, environment.cost_bound, environment.period_s, self.generator)
+        self.learner = Learner(
+            config,
+            self.networks,
+            environment.cost_bound,
+            environment.period_s,
+            self.generator,
+            environment.velocity,
+        )
         sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)

@@ -31,9 +31,10 @@ MAX_STEPS = 1000  # diffusion steps in training, so also the most in sampling
 class PadConfig(ChunkConfig, frozen=True, kw_only=True):
     """The autoencoder, the transformer, what it predicts, and how that is sampled and tracked.
 
-    Defaults train on a CPU: 96 px become latents of 12 x 12 x 4, these become 36 tokens. The paper's setting is size
+    Defaults train on a CPU: 96 px become latents of 12 x 12 x 8, these become 36 tokens. The paper's setting is size
     XL, pictures of 256 px through a pretrained sd-vae-ft-mse (`--vae-patch 1 --vae-channels 128 256 512 512
-    --vae-layers 2 --vae-groups 32 --pretrained-vae PATH`), CLIP, DDIM with 75 steps.
+    --vae-layers 2 --vae-groups 32 --latent-channels 4 --pretrained-vae PATH`), CLIP, DDIM with 75 steps, `--poses
+    absolute --no-eye --no-shared-modulation --prediction-type epsilon --action-weight 2 --action-ramp-steps 100000`.
 
     Attributes:
         horizon: actions in a chunk: as many as periods to the last of `future`.
@@ -43,8 +44,15 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         predict_images: False predicts poses alone, with the same network: a comparison that the paper makes.
         depth: predict depth pictures too; the observation set then has a second camera, named `<camera>_depth`, whose
             pictures show depth as grey.
-        relative_poses: predict how far the end effector will have moved, instead of where it will be (as the paper).
+        poses: what is predicted of the end effector: where it will be (`absolute`, as in the paper), how far it will
+            have moved (`relative`), or how far the demonstrated commands will have told it to move (`commanded`).
+            Arms lag behind their commands, and those that push against something hardly move.
         patch: latent positions along each side of a token. 2 in the paper.
+        shared_modulation: all blocks share one modulation (adaLN-single): a third fewer parameters. DiT's do not.
+        eye: a few convolutions look at the clean picture itself, beside its latents, and are trained with the
+            transformer: small things, like goals of two pixels, are lost in latents. Not in the paper.
+        eye_channels: of the details that they add to the tokens of pictures.
+        keypoints: image positions (a spatial softmax) that they add to the token of poses.
         latent_channels: of the autoencoder.
         vae_patch: pixels along each side of what its first convolution sees as one place. 1 in Stable Diffusion's; on a
             CPU, convolutions over all pixels cost more than all the rest.
@@ -76,24 +84,28 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
     future: tuple[int, ...] = (4, 8, 12)
     predict_images: bool = True
     depth: bool = False
-    relative_poses: bool = False
+    poses: Literal["absolute", "relative", "commanded"] = "commanded"
     patch: int = 2
-    latent_channels: int = 4
+    shared_modulation: bool = True
+    eye: bool = True
+    eye_channels: int = 32
+    keypoints: int = 32
+    latent_channels: int = 8
     vae_patch: int = 4
-    vae_channels: tuple[int, ...] = (64, 64)
+    vae_channels: tuple[int, ...] = (32, 48)
     vae_layers: int = 1
     vae_groups: int = GROUPS
     vae_steps: int = 1500
-    vae_batch_size: int = 32
-    vae_learning_rate: float = 1e-3
+    vae_batch_size: int = 16
+    vae_learning_rate: float = 2e-3
     pretrained_vae: str = ""
     pretrained_dit: str = ""
     text: Literal["learned", "sentence", "clip"] = "learned"
     text_dim: int = 64
     text_directory: str = ""
-    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    action_weight: float = 2.0
-    action_ramp_steps: int = 1000
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "sample"
+    action_weight: float = 5.0
+    action_ramp_steps: int = 500
     solver: Literal["dpm++", "ddim"] = "dpm++"
     inference_steps: int = 8
     gripper_threshold: float = 0.95
@@ -110,6 +122,8 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         )
         require(1 <= self.execute <= self.horizon, f"execute must be within [1, {self.horizon}], not {self.execute}")
         require(min(self.state_history, self.image_history) > 0, "the policy must see the present")
+        require(min(self.eye_channels, self.keypoints) > 0, "eye_channels and keypoints must be positive")
+        require(not self.eye or self.downsampling % 2 == 0, "with an eye, latents must be coarser than pixels, evenly")
         require(min(self.patch, self.vae_patch, self.latent_channels) > 0, "patches and channels must be positive")
         require(bool(self.vae_channels) and self.vae_groups > 0, "the autoencoder needs channels and groups")
         for channels in self.vae_channels:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from contracts import Feature, PolicyContract
 from policies.pad.config import PadConfig
-
-DEPTH_SUFFIX = "_depth"  # of the camera whose pictures show depth as grey
+from policies.runtime.pad import DEPTH_SUFFIX
 
 
 class Observed:

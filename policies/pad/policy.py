@@ -14,8 +14,9 @@ from torch.nn import functional
 from contracts import PolicyContract, RobotContract
 from policies.base import Batch, Graph, Policy, Stage, example_observations
 from policies.config import TrainingConfig
-from policies.pad.acting import Denoiser, Encoder, PictureDecoder, PoseDecoder
+from policies.pad.acting import Denoiser, Encoder, PictureDecoder, PoseDecoder, gives, joined
 from policies.pad.config import PadConfig
+from policies.pad.eye import PictureEye
 from policies.pad.observed import Observed
 from policies.pad.poses import PoseNormalizer, command_channels, reach
 from policies.pad.pretrained import load_dit, load_vae
@@ -26,7 +27,7 @@ from policies.pad.vae import ImageLatents
 from policies.runtime.graphs import TASK
 from policies.runtime.sampler import PadChannel, PadSample, PadSampler
 from policies.video import HAS_ACTION
-from policies.windows import FUTURE
+from policies.windows import CODE, FUTURE
 
 VAE_BETAS = (0.9, 0.999)  # of AdamW
 CLIPS = {"pictures": 5.0, "depth": 1.0, "poses": 1.0}  # latents have variance 1; the others lie within [-1, 1]
@@ -48,11 +49,14 @@ class PadPolicy(Policy):
     def __init__(self, config: PadConfig, contract: PolicyContract) -> None:
         super().__init__(config, contract)
         self.observed = Observed(config, contract)
-        self.vae = ImageLatents(config)
+        self.vae = ImageLatents(config, self.observed.height, self.observed.width)
         self.poses = PoseNormalizer(self.observed.pose.shape[0], len(config.future))
         self.text = InstructionTable(contract.instructions, config.text_dim, learned=config.text == "learned")
         self.modalities = self._modalities()
-        self.transformer = PadTransformer(*config.transformer_size, config.text_dim, tuple(map(tuple, self.modalities)))
+        self.eye = PictureEye(config.eye_channels, config.keypoints, config.downsampling) if config.eye else None
+        self.transformer = PadTransformer(
+            *config.transformer_size, config.text_dim, tuple(map(tuple, self.modalities)), config.shared_modulation
+        )
         self.noise_schedule = training_scheduler(config)
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
         self.channels: tuple[PadChannel, ...] = ()  # until `fit_robot`
@@ -64,7 +68,7 @@ class PadPolicy(Policy):
     def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
         """Take the ranges of poses and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
         far = None
-        if self.config.relative_poses:
+        if self.config.poses != "absolute":
             period_s, size = self.contract.action_period_s, self.observed.pose.shape[0]
             far = reach(self.channels, statistics["action"], self.config.future, period_s, size)
         self.poses.fit(statistics[self.observed.pose.key], far)
@@ -72,8 +76,7 @@ class PadPolicy(Policy):
     def stages(self, training: TrainingConfig) -> Iterator[Stage]:
         """The autoencoder first, on pictures alone, unless it is pretrained; then, with it fixed, the transformer.
 
-        The second stage reads latents that were encoded once: with the default autoencoder that takes 1.5 ms a picture
-        and 1.2 KB of memory, where encoding the four pictures of each sample anew would cost more than the transformer.
+        The second stage reads latents that were encoded once; with the default autoencoder a picture takes 2.3 KB.
         """
         config = self.config
         encoder = text_encoder(config)
@@ -109,7 +112,7 @@ class PadPolicy(Policy):
         known = batch.get(HAS_ACTION)
         if known is None:
             known = torch.ones_like(batch[TASK], dtype=torch.bool)
-        clean, future = self.present(batch), self._future(batch)
+        clean, future = joined(self.present(batch)), self._future(batch)
         count, device = len(known), known.device
         timesteps = torch.randint(0, len(self.noise_schedule.betas), (count,), generator=generator).to(device)
         noise, noisy = {}, {}
@@ -143,7 +146,7 @@ class PadPolicy(Policy):
             observations: key -> [batch, history, ...], and `task` [batch].
             generator: of the noise to start from, one modality after the other.
         """
-        clean, text = self.present(observations), self.text(observations[TASK])
+        clean, text = joined(self.present(observations)), self.text(observations[TASK])
         noisy = {}
         for m in (m for m in self.modalities if m.future):
             shape = (len(text), m.future, m.channels, m.height, m.width)
@@ -160,9 +163,21 @@ class PadPolicy(Policy):
         return noisy | {"poses": self.poses.inverse(noisy["poses"].flatten(2), now)}
 
     def present(self, observations: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What is known: modality -> clean frames [batch, history, channels, height, width]."""
+        """What is known: modality -> clean frames [batch, history, channels, height, width]; and what the eye sees.
+
+        That is `details`, to go with pictures, and `keypoints` of the latest picture, to go with poses (`joined`).
+        """
         found = {"poses": self.poses.measured(observations[self.observed.pose.key])[..., None, None]}
-        return found | {name: self._seen(key, observations[key]) for name, key in self.observed.cameras.items()}
+        for name, key in self.observed.cameras.items():
+            found[name] = self._seen(key, observations[key], observations.get(CODE + key))
+        if self.eye is not None:
+            pictures = observations[self.observed.camera]
+            details, keypoints = self.eye(self.vae.difference(pictures.flatten(0, 1)))
+            details = details.float().unflatten(0, pictures.shape[:2])
+            latest = keypoints.unflatten(0, pictures.shape[:2])[:, -1:, :, None, None]
+            found["details"] = details
+            found["keypoints"] = latest.expand(-1, self.config.state_history, -1, -1, -1)
+        return found
 
     def see(self, key: str, pictures: Tensor) -> Tensor:
         """What the transformer sees of pictures, uint8 [batch, H, W, 3]: their latents, or depth at low resolution."""
@@ -183,10 +198,12 @@ class PadPolicy(Policy):
         latents = torch.zeros((1, len(self.config.future), *known["now_pictures"].shape[2:]))
         inputs = {**noisy, "timestep": torch.zeros(1, dtype=torch.int64), **known}
         return {
-            "encoder": Graph(encoder, observations, encoder.gives),
-            "denoiser": Graph(Denoiser(self, tuple(inputs)), inputs, tuple(f"{name}_output" for name in noisy)),
+            "encoder": Graph(encoder, observations, encoder.gives, half_weights=True),
+            "denoiser": Graph(
+                Denoiser(self, tuple(inputs)), inputs, tuple(f"{name}_output" for name in noisy), half_weights=True
+            ),
             "decoder": Graph(PoseDecoder(self.poses), poses, ("decoded",)),
-            "picture": Graph(PictureDecoder(self.vae), {"pictures": latents}, ("decoded",)),
+            "picture": Graph(PictureDecoder(self.vae), {"pictures": latents}, ("decoded",), half_weights=True),
         }
 
     def sampler(self) -> PadSampler:
@@ -197,7 +214,7 @@ class PadPolicy(Policy):
             solver=self.config.solver,
             steps=pad_steps(self.config),
             samples=self._samples(),
-            conditions=Encoder(self, ()).gives,
+            conditions=gives(self),
             future=self.config.future,
             pose_key=self.observed.pose.key,
             channels=self.channels,
@@ -216,9 +233,11 @@ class PadPolicy(Policy):
             patch=config.patch,
             past=config.image_history,
             future=ahead if config.predict_images else 0,
+            extra=config.eye_channels if config.eye else 0,
         )
         depth = Modality("depth", 1, DEPTH_SIZE, DEPTH_SIZE, DEPTH_PATCH, config.image_history, ahead)
-        poses = Modality("poses", seen.pose.shape[0], 1, 1, 1, config.state_history, ahead)
+        keypoints = 2 * config.keypoints if config.eye else 0
+        poses = Modality("poses", seen.pose.shape[0], 1, 1, 1, config.state_history, ahead, keypoints)
         return (pictures, depth, poses) if config.depth else (pictures, poses)
 
     def _samples(self) -> tuple[PadSample, ...]:
@@ -228,10 +247,12 @@ class PadPolicy(Policy):
             found.append(PadSample(name=m.name, shape=(1, m.future, *size), clip=CLIPS[m.name]))  # type: ignore[arg-type]
         return tuple(found)
 
-    def _seen(self, key: str, pictures: Tensor) -> Tensor:
-        """Frames [batch, history, channels, height, width] of pictures, or of what `see` made of them before."""
-        if pictures.dtype != torch.uint8:
-            return pictures.float()
+    def _seen(self, key: str, pictures: Tensor, code: Tensor | None = None) -> Tensor:
+        """Frames [batch, history, channels, height, width] of pictures: what `see` makes of them, or made before."""
+        if code is None and pictures.dtype != torch.uint8:
+            code = pictures
+        if code is not None:
+            return code.float()
         return self.see(key, pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
 
     def _future(self, batch: Batch) -> dict[str, Tensor]:
@@ -240,11 +261,24 @@ class PadPolicy(Policy):
         for m in (m for m in self.modalities if m.future):
             if m.name == "poses":
                 key = self.observed.pose.key
-                found[m.name] = self.poses(batch[FUTURE + key], batch[key][:, -1])[..., None, None]
+                now = batch[key][:, -1]
+                ahead = batch[FUTURE + key]
+                if self.config.poses == "commanded":
+                    ahead = self._commanded(now, ahead, batch["action"])
+                found[m.name] = self.poses(ahead, now)[..., None, None]
             else:
                 key = self.observed.cameras[m.name]
                 found[m.name] = self._seen(key, batch[FUTURE + key])
         return found
+
+    def _commanded(self, now: Tensor, ahead: Tensor, actions: Tensor) -> Tensor:
+        """The poses `ahead`, but of what a velocity moves where the demonstrated `actions` would have moved it."""
+        moved = actions.cumsum(1)[:, torch.tensor(self.config.future) - 1] * self.contract.action_period_s
+        found = list(ahead.unbind(-1))
+        for number, channel in enumerate(self.channels):
+            if channel.kind == "velocity":
+                found[channel.element] = now[:, None, channel.element] + moved[..., number]
+        return torch.stack(found, dim=-1)
 
     def _target(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """What the network is to give."""

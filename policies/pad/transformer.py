@@ -31,6 +31,7 @@ class Modality(NamedTuple):
         channels, height, width: of a frame; a pose is [size, 1, 1].
         patch: positions along each side of a token.
         past: clean frames; future: noisy frames.
+        extra: channels that clean frames have more than noisy ones, after those of `channels`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Modality(NamedTuple):
     patch: int
     past: int
     future: int
+    extra: int = 0
 
     @property
     def tokens(self) -> int:
@@ -48,26 +50,39 @@ class Modality(NamedTuple):
 
     @property
     def frame_size(self) -> int:
-        """Numbers that a token holds of each frame."""
+        """Numbers that a token holds of each noisy frame."""
         return self.channels * self.patch**2
+
+    @property
+    def seen(self) -> int:
+        """Numbers that a token holds of all frames."""
+        return self.future * self.frame_size + self.past * (self.channels + self.extra) * self.patch**2
 
 
 class Block(nn.Module):
-    """DiT's block with adaLN-Zero (arXiv 2212.09748, section 3.2); it begins as the identity."""
+    """DiT's block with adaLN-Zero (arXiv 2212.09748, section 3.2); it begins as the identity.
 
-    def __init__(self, width: int, heads: int) -> None:
+    With `shared` modulation (adaLN-single, arXiv 2310.00426, section 2.3) all blocks are told the same, each to its own
+    offset: a third fewer parameters.
+    """
+
+    def __init__(self, width: int, heads: int, shared: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.modulation = nn.Linear(width, MODULATIONS * width)
+        if shared:
+            self.offset = nn.Parameter(torch.zeros(MODULATIONS * width))
+        else:
+            self.modulation = nn.Linear(width, MODULATIONS * width)
         self.qkv = nn.Linear(width, 3 * width)
         self.project = nn.Linear(width, width)
         self.expand = nn.Linear(width, MLP_RATIO * width)
         self.contract = nn.Linear(MLP_RATIO * width, width)
 
     def forward(self, x: Tensor, condition: Tensor, mask: Tensor) -> Tensor:
-        """x [B, L, W]; condition [B, W]; mask: what a token sees, bool [L, L]."""
-        modulation = self.modulation(functional.silu(condition)).unsqueeze(1).chunk(MODULATIONS, dim=-1)
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = modulation
+        """x [B, L, W]; condition [B, W], shared [B, 6 W]; mask: what a token sees, bool [L, L]."""
+        shared = hasattr(self, "offset")
+        told = condition + self.offset if shared else self.modulation(functional.silu(condition))
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = told.unsqueeze(1).chunk(MODULATIONS, dim=-1)
         qkv = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         attended = functional.scaled_dot_product_attention(q, k, v, mask)
@@ -81,26 +96,35 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
 
     Attributes:
         modalities: in the order of their tokens, each as a tuple of the fields of `Modality`.
+        shared_modulation: whether all blocks share one (see `Block`).
     """
 
     mask: Tensor
 
     @register_to_config
     def __init__(
-        self, layers: int, width: int, heads: int, text_dim: int, modalities: tuple[tuple[str | int, ...], ...]
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        text_dim: int,
+        modalities: tuple[tuple[str | int, ...], ...],
+        shared_modulation: bool = False,
     ) -> None:
         super().__init__()
+        self.width = width
         self.modalities = tuple(Modality(*modality) for modality in modalities)  # type: ignore[arg-type]
         self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.timestep = TimestepEmbedding(FREQUENCIES, width)
         self.text = nn.Linear(text_dim, width)
         self.embed, self.head = nn.ModuleDict(), nn.ModuleDict()
         for m in self.modalities:
-            self.embed[m.name] = nn.Linear((m.past + m.future) * m.frame_size, width)
+            self.embed[m.name] = nn.Linear(m.seen, width)
             if m.future:
                 self.head[m.name] = nn.Linear(width, m.future * m.frame_size)
             self.register_buffer(f"place_{m.name}", _places(m, width), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.modulation_of_all = nn.Linear(width, MODULATIONS * width) if shared_modulation else None
+        self.blocks = nn.ModuleList(Block(width, heads, shared_modulation) for _ in range(layers))
         self.final_modulation = nn.Linear(width, 2 * width)
         owner = torch.tensor([number for number, m in enumerate(self.modalities) for _ in range(m.tokens)])
         self.register_buffer("mask", owner[None] <= owner[:, None], persistent=False)
@@ -120,11 +144,26 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         Returns:
             Modality -> what is predicted, of the shape of `noisy`.
         """
+        return self.denoise(noisy, clean, self.told(timestep, text))
+
+    def told(self, timestep: Tensor, text: Tensor) -> Tensor:
+        """What a timestep [B] and an instruction [B, text_dim] amount to, the same for all tokens: [B, size]."""
         condition = self.timestep(self.frequencies(timestep).to(text.dtype)) + self.text(text)
+        if self.modulation_of_all is None:
+            return condition
+        active = functional.silu(condition)
+        return torch.cat((self.modulation_of_all(active), self.final_modulation(active)), dim=-1)
+
+    def denoise(self, noisy: dict[str, Tensor], clean: dict[str, Tensor], told: Tensor) -> dict[str, Tensor]:
+        """`forward` with what `told` gave."""
+        if self.modulation_of_all is None:
+            last = self.final_modulation(functional.silu(told))
+        else:
+            told, last = told.split((MODULATIONS * self.width, 2 * self.width), dim=-1)
         x = torch.cat([self._tokens(m, noisy.get(m.name), clean[m.name]) for m in self.modalities], dim=1)
         for block in self.blocks:
-            x = block(x, condition, self.mask)
-        shift, scale = self.final_modulation(functional.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
+            x = block(x, told, self.mask)
+        shift, scale = last.unsqueeze(1).chunk(2, dim=-1)
         parts = modulated(x, shift, scale).split([m.tokens for m in self.modalities], dim=1)
         return {
             m.name: _frames(self.head[m.name](part), m)
@@ -133,8 +172,8 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         }
 
     def _tokens(self, m: Modality, noisy: Tensor | None, clean: Tensor) -> Tensor:
-        frames = clean if noisy is None else torch.cat((noisy, clean), dim=1)
-        return self.embed[m.name](_patches(frames, m.patch)) + getattr(self, f"place_{m.name}")
+        parts = [_patches(frames, m.patch) for frames in (noisy, clean) if frames is not None]
+        return self.embed[m.name](torch.cat(parts, dim=-1)) + getattr(self, f"place_{m.name}")
 
     def _begin(self) -> None:
         """First weights, as DiT's: nothing is added to the residual stream, and nothing predicted."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,9 @@ from contracts import PolicyContract
 from policies.runtime.graphs import Array, GraphRunner, TensorType, check_types, observation_types
 from policies.runtime.sampler import PadSampler, PadStep
 from policies.runtime.sessions import EpisodeStart, Session
+
+DEPTH_SUFFIX = "_depth"  # of the camera whose pictures show depth as grey
+CHANGED = 50.0  # levels of 255: what changes by so much is taken wholly from what is imagined
 
 
 class PadSession(Session):
@@ -22,7 +26,15 @@ class PadSession(Session):
         self, contract: PolicyContract, sampler: PadSampler, runners: Mapping[str, GraphRunner], start: EpisodeStart
     ) -> None:
         super().__init__(contract, sampler, runners, start)
-        self._latents: Array | None = None  # of the pictures that the last chunk goes with
+        if any(sample.name == "pictures" for sample in sampler.samples):
+            self.imagines = sampler.future
+        self._camera = next(
+            o.feature.key
+            for o in contract.observations
+            if o.feature.is_image and not o.feature.key.endswith(DEPTH_SUFFIX)
+        )
+        self._latents: tuple[Array, Array] | None = None  # of the pictures that the last chunk goes with, and of now's
+        self._seen: Array | None = None
         self.poses: Array | None = None
         """What the last chunk follows: predicted poses [future, size], in the units of the observation."""
 
@@ -73,7 +85,10 @@ class PadSession(Session):
                 noisy[name], before[name] = denoised(step, sample.clip, noisy[name], output, before[name])
         now = inputs[sampler.pose_key][0, -1]
         (poses,) = self.runners["decoder"]({"poses": noisy["poses"], "now": now[None]})
-        self._latents, self.poses = noisy.get("pictures"), poses[0]
+        self.poses = poses[0]
+        if "pictures" in noisy:
+            latest = present["now_pictures"][:, -1:]
+            self._latents, self._seen = (noisy["pictures"], latest), inputs[self._camera][0, -1]
         return follow(sampler, now, poses[0], self.contract.action_period_s)
 
     @property
@@ -83,10 +98,34 @@ class PadSession(Session):
         Raises:
             ValueError: there is no chunk yet, or this policy predicts no pictures.
         """
-        if self._latents is None:
+        return self.imagination()()
+
+    def imagination(self) -> Callable[[], NDArray[np.uint8]]:
+        """What decodes `imagined`, later if need be. Raises ValueError like it."""
+        if self._latents is None or self._seen is None:
             raise ValueError("nothing is imagined before the first action, nor by a policy with predict_images False")
-        (pictures,) = self.runners["picture"]({"pictures": self._latents})
-        return pictures[0]
+        return partial(self._decode, *self._latents, self._seen)
+
+    def _decode(self, latents: Array, latest: Array, seen: Array) -> NDArray[np.uint8]:
+        (pictures,) = self.runners["picture"]({"pictures": latents})
+        (before,) = self.runners["picture"]({"pictures": np.repeat(latest, latents.shape[1], axis=1)})
+        return painted(seen, before[0, 0], pictures[0])
+
+
+def painted(seen: Array, before: Array, pictures: Array) -> NDArray[np.uint8]:
+    """What is imagined, painted over what is seen only where it changes: an autoencoder blurs what stands still too.
+
+    Args:
+        seen: the picture of the present [height, width, 3].
+        before: what the autoencoder makes of it.
+        pictures: what it makes of the latents of the future [future, height, width, 3].
+
+    Returns:
+        uint8 [future, height, width, 3].
+    """
+    shown = pictures.astype(np.float32)
+    share = np.clip(np.abs(shown - before).max(axis=-1, keepdims=True) / np.float32(CHANGED), 0, 1)
+    return np.round(seen + share * (shown - seen)).astype(np.uint8)
 
 
 def denoised(step: PadStep, clip: float, sample: Array, output: Array, before: Array) -> tuple[Array, Array]:

@@ -15,14 +15,23 @@ from policies.runtime.carp import CarpSession
 from policies.runtime.diffusion import DiffusionSession
 from policies.runtime.errors import BundleError, PolicyOutputError
 from policies.runtime.graphs import GraphRunner
+from policies.runtime.locomotion import LocomotionSession
 from policies.runtime.pad import PadSession
-from policies.runtime.sampler import CarpSampler, DiffusionSampler, PadSampler, Sampler, StreamingSampler
+from policies.runtime.sampler import (
+    CarpSampler,
+    DiffusionSampler,
+    LocomotionSampler,
+    PadSampler,
+    Sampler,
+    StreamingSampler,
+)
 from policies.runtime.sessions import EpisodeStart, Session
 from policies.runtime.streaming import StreamingSession
 
 SESSIONS: dict[type[Sampler], type[Session]] = {
     CarpSampler: CarpSession,
     DiffusionSampler: DiffusionSession,
+    LocomotionSampler: LocomotionSession,
     PadSampler: PadSession,
     StreamingSampler: StreamingSession,
 }
@@ -34,6 +43,9 @@ class Runtime:
     Attributes:
         contract: what the policy sees and gives.
         robot: contract of the robot whose data it learned from.
+        sampler: how the graphs become actions.
+        graphs: the functions themselves, by name, for those who want no session. A walking policy's takes many robots
+            at once: `runtime.graphs["actor"]({"observation": seen})[0]` are actions [N, J] for `seen`, float32 [N, O].
     """
 
     def __init__(
@@ -47,8 +59,8 @@ class Runtime:
         """
         self.contract = contract
         self.robot = robot
-        self._sampler = sampler
-        self._runners = runners
+        self.sampler = sampler
+        self.graphs = runners
         SESSIONS[type(sampler)].check_graphs(contract, sampler, runners)
         zeros = {o.feature.key: np.zeros((o.history, *o.feature.shape), o.feature.dtype) for o in contract.observations}
         self.start(0, contract.instructions[0]).act(Observation(stamp_ns=0, values=zeros))
@@ -84,8 +96,8 @@ class Runtime:
         Raises:
             ValueError: it does not know this instruction, or cannot begin so.
         """
-        start = episode_start(self.contract, self._sampler, seed, instruction, prefix)
-        return SESSIONS[type(self._sampler)](self.contract, self._sampler, self._runners, start)
+        start = episode_start(self.contract, self.sampler, seed, instruction, prefix)
+        return SESSIONS[type(self.sampler)](self.contract, self.sampler, self.graphs, start)
 
 
 def episode_start(

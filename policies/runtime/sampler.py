@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from contracts.locomotion import LocomotionContract
 from contracts.serialization import Contract, require, require_finite
 
 
@@ -192,7 +193,7 @@ class PadChannel(Contract, frozen=True, kw_only=True):
 class PadSampler(Contract, frozen=True, kw_only=True, tag_field="kind", tag="pad"):
     """Denoise future pictures and poses together from pure noise, and follow the poses (PAD).
 
-    Graphs: `encoder` (observations -> what is known of the present, a tensor a modality and the instruction's),
+    Graphs: `encoder` (observations -> what is known of the present, and what the instruction tells in each step),
     `denoiser` (the noisy future, timestep, the present -> its estimate), `decoder` (poses -> poses in the contract's
     units) and `picture` (pictures as latents -> uint8).
 
@@ -225,7 +226,33 @@ class PadSampler(Contract, frozen=True, kw_only=True, tag_field="kind", tag="pad
         require_finite("gripper_threshold", self.gripper_threshold)
 
 
-Sampler = DiffusionSampler | CarpSampler | StreamingSampler | PadSampler
+class LocomotionSampler(Contract, frozen=True, kw_only=True, tag_field="kind", tag="locomotion"):
+    """Walk as told: one action for what was seen lately, as joint positions.
+
+    Graph: `actor` (`observation`, float32 [batch, history * observation_size] -> `action`, float32 [batch, joints]), of
+    any batch. The observed elements are found by their names: joints by their own, and these:
+
+    Attributes:
+        locomotion: what the actor sees and what its actions mean.
+        command_limits: it was trained for commands of so much forward, to the left (m/s) and turning (rad/s), either
+            way; what is asked for beyond is cut.
+        command: of the velocity command, in the same order.
+        orientation: x y z w of the trunk.
+        angular_velocity: x y z of the trunk, in its frame.
+    """
+
+    locomotion: LocomotionContract
+    command_limits: tuple[float, float, float]
+    command: tuple[str, str, str]
+    orientation: tuple[str, str, str, str]
+    angular_velocity: tuple[str, str, str]
+
+    def __post_init__(self) -> None:
+        require_finite("a limit of the command", *self.command_limits)
+        require(min(self.command_limits) >= 0, f"command_limits cannot be negative: {self.command_limits}")
+
+
+Sampler = DiffusionSampler | CarpSampler | StreamingSampler | PadSampler | LocomotionSampler
 
 
 def sampler_from_json(text: bytes) -> Sampler:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -42,10 +42,12 @@ class Session(ABC):
         graphs: names of the graphs that this kind of session calls.
         residual_noise: standard deviation of the noise left in each action of a chunk, of which 1 would be nothing but
             noise; None of a policy whose actions are all decided.
+        imagines: control periods ahead of the pictures that it imagines with each chunk; empty if it imagines none.
     """
 
     graphs: ClassVar[tuple[str, ...]]
     residual_noise: tuple[float, ...] | None = None
+    imagines: tuple[int, ...] = ()
 
     def __init__(
         self, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner], start: EpisodeStart
@@ -91,6 +93,16 @@ class Session(ABC):
     @abstractmethod
     def check_graphs(cls, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner]) -> None:
         """Refuse graphs that do not fit the contract, the sampler or each other. Raises ValueError."""
+
+    def imagination(self) -> Callable[[], NDArray[np.uint8]]:
+        """What decodes the pictures that the last chunk goes with, uint8 [len(imagines), height, width, 3].
+
+        It may be called later, when there are newer chunks, and in another thread, but in one at a time.
+
+        Raises:
+            ValueError: nothing was imagined.
+        """
+        raise ValueError(f"a {self.contract.policy} policy imagines no pictures")
 
     @abstractmethod
     def infer(self, inputs: Mapping[str, Array], stamp_ns: int) -> NDArray[np.float32]:

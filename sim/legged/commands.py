@@ -31,7 +31,7 @@ class CommandRanges:
     left: float = 1.0
     turn: float = 1.0
     standing: float = 0.1
-    start: float = 0.5
+    start: float = 1.0
     growth: float = 0.1
     mastered: float = 0.75
 

@@ -24,6 +24,10 @@ class TaskConfig:
         command_s: between two commands, s.
         commands: what is asked for.
         weights: of the rewards.
+        shaping_start: share of the penalties that counts at first: all of them from the start outweigh what the first
+            clumsy steps earn, so that robots learn to stand still (the curriculum of arXiv 1901.08652, section S3). It
+            grows to 1: its logarithm halves every
+        shaping_half_life_s: seconds of a robot.
         noise: factor of the measurement noise; 0 for none.
         tilt: largest angle of the trunk to the vertical, rad; beyond it the robot has fallen.
         lowest: height of the trunk above the ground, as a share of its standing height; below it the robot has fallen.
@@ -36,6 +40,8 @@ class TaskConfig:
     command_s: float = 10.0
     commands: CommandRanges = field(default_factory=CommandRanges)
     weights: RewardWeights = field(default_factory=RewardWeights)
+    shaping_start: float = 0.2
+    shaping_half_life_s: float = 120.0
     noise: float = 1.0
     tilt: float = 1.0
     lowest: float = 0.5
@@ -53,6 +59,7 @@ class TaskStep:
         cost: what the task's terms fell short of their bound, [N]; 0 where the physics went astray.
         fell: the episode ended in a fall, [N].
         timed_out: it ended otherwise: too long, at the ground's border, or because the physics went astray, [N].
+        broken: the physics went astray, [N].
         final_privileged: what the critic would have seen next; meaningful where `timed_out`, [N, P].
         velocity_error: of the horizontal velocity, m/s, [N].
         figures: means over the environments, by name, to be logged.
@@ -62,6 +69,7 @@ class TaskStep:
     cost: Float32
     fell: NDArray[np.bool_]
     timed_out: NDArray[np.bool_]
+    broken: NDArray[np.bool_]
     final_privileged: Float32
     velocity_error: Float32
     figures: dict[str, float]

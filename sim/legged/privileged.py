@@ -16,6 +16,9 @@ CLIP = 100.0
 SCAN = np.array([[(x, y) for x in (-0.6, -0.3, 0.0, 0.3, 0.6) for y in (-0.3, 0.0, 0.3)]])
 """Where the ground is looked at: about the trunk, turned with its heading, m, [1, 15, 2]."""
 
+VELOCITY = slice(9 + 3 * len(JOINTS), 9 + 3 * len(JOINTS) + 3)
+"""Where the trunk's velocity stands."""
+
 PRIVILEGED_SIZE = 9 + 3 * len(JOINTS) + 3 + 3 + len(LEGS) + 1 + 1 + 7 + SCAN.shape[1]
 
 

@@ -37,11 +37,11 @@ class Randomization:
     friction: Range | None = (0.2, 1.25)
     stiffness: Range = (0.9, 1.1)
     damping: Range = (0.9, 1.1)
-    delay: tuple[int, int] = (0, 3)
+    delay: tuple[int, int] = (0, 4)
 
 
 HIMLOCO = Randomization()
-"""What HIMLoco (arXiv 2312.11460) trains with."""
+"""What HIMLoco (arXiv 2312.11460) trains with; but delays last up to a whole period, as on a body that ROS drives."""
 
 NOMINAL = Randomization((0.0, 0.0), (0.0, 0.0), None, (1.0, 1.0), (1.0, 1.0), (0, 0))
 """The published figures and no delay."""

@@ -48,9 +48,10 @@ class RewardWeights:
         return sum(getattr(self, name) for name in TASK_TERMS)
 
 
-def weighted_terms(terms: dict[str, Array], weights: RewardWeights) -> dict[str, Array]:
-    """Each term times its weight, per second, [N]."""
-    return {name: weight * terms[name] for name, weight in asdict(weights).items()}
+def weighted_terms(terms: dict[str, Array], weights: RewardWeights, shaping: float) -> dict[str, Array]:
+    """Each term times its weight, per second, [N]; of those that are not the task's, the share `shaping`."""
+    shares = {name: 1.0 if name in TASK_TERMS else shaping for name in terms}
+    return {name: weight * shares[name] * terms[name] for name, weight in asdict(weights).items()}
 
 
 def reward_terms(

@@ -23,7 +23,7 @@ from sim.legged.batch import BatchedQuadruped
 from sim.legged.commands import Commands, Indices, TerrainLevels
 from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep
 from sim.legged.figures import JOINTS, QuadrupedFigures, load_figures
-from sim.legged.privileged import PRIVILEGED_SIZE, privileged_observation
+from sim.legged.privileged import PRIVILEGED_SIZE, VELOCITY, privileged_observation
 from sim.legged.randomization import HIMLOCO, Randomization
 from sim.legged.rewards import reward_terms, weighted_terms
 from sim.legged.snapshot import Snapshot, generator_from_array, generator_to_array, part, prefixed, restore
@@ -55,6 +55,9 @@ class LocomotionTask:
         robots: what is stepped; the task resets it.
         seed: of commands, starts, ages and noise.
         config: of the episodes.
+        restart: when an episode has ended, the next one begins. Without it the robot is put back to stand, and what it
+            does and brings from then on means nothing: so the commands, the noise and the starts of all others are the
+            same whatever any robot does, and policies can be compared in the same episodes.
 
     Attributes:
         contract: what the policy sees and what its actions mean.
@@ -62,8 +65,10 @@ class LocomotionTask:
         privileged: what the critic sees now, [N, P].
     """
 
-    def __init__(self, robots: BatchedQuadruped, seed: int = 0, config: TaskConfig | None = None) -> None:
-        self.robots, self.config = robots, config or TaskConfig()
+    def __init__(
+        self, robots: BatchedQuadruped, seed: int = 0, config: TaskConfig | None = None, restart: bool = True
+    ) -> None:
+        self.robots, self.config, self.restart = robots, config or TaskConfig(), restart
         self.count, self.period_s = robots.count, robots.period_s
         self.contract = locomotion_contract(robots.figures, self.period_s)
         self.cost_bound = self.config.weights.task_bound * self.period_s
@@ -78,6 +83,7 @@ class LocomotionTask:
         self._actions = np.zeros((self.count, 3, len(JOINTS)))  # the latest first
         self._force = np.zeros((self.count, 3))
         self._age: Indices = np.zeros(self.count, dtype=np.int64)
+        self._steps = np.zeros(1, dtype=np.int64)  # since the task was made
         self._books = EpisodeBooks(self.count)
         self.privileged: Float32 = np.zeros((self.count, PRIVILEGED_SIZE), dtype=np.float32)
         self._begin(np.arange(self.count))
@@ -89,9 +95,20 @@ class LocomotionTask:
         return self._history.reshape(self.count, -1)
 
     @property
+    def velocity(self) -> slice:
+        """Where the trunk's velocity stands in `privileged`."""
+        return VELOCITY
+
+    @property
     def command(self) -> Array:
         """What is asked for now: forward and left, m/s, turning, rad/s, [N, 3]. Written to, it holds until redrawn."""
         return self._commands.velocity
+
+    @property
+    def shaping(self) -> float:
+        """Share of the penalties that counts now."""
+        halvings = float(self._steps[0]) * self.period_s / self.config.shaping_half_life_s
+        return float(self.config.shaping_start ** (0.5**halvings))
 
     @property
     def description(self) -> dict[str, Any]:
@@ -119,6 +136,7 @@ class LocomotionTask:
         self._actions[:, 0] = action
         self._force[:] = 0.0 if force is None else force
         self._age += 1
+        self._steps += 1
         broken = state.diverged | ~(np.abs(state.joint_velocity).max(axis=1) < BROKEN_SPEED)
         terms = self._reward(before, state, broken)
         task = terms["velocity"] + terms["yaw_rate"]
@@ -136,6 +154,7 @@ class LocomotionTask:
             cost=(cost * self.period_s).astype(np.float32),
             fell=fell,
             timed_out=timed_out,
+            broken=broken,
             final_privileged=self._final(state, timed_out, broken),
             velocity_error=np.where(broken, 0.0, velocity_error).astype(np.float32),
             figures=self._figures(terms, broken),
@@ -172,7 +191,7 @@ class LocomotionTask:
 
     # -- what a step is made of ----------------------------------------------------------------------------------------
 
-    _ARRAYS = ("_history", "_actions", "_force", "_age", "privileged")
+    _ARRAYS = ("_history", "_actions", "_force", "_age", "_steps", "privileged")
 
     @property
     def _parts(self) -> dict[str, BatchedQuadruped | Commands | TerrainLevels | EpisodeBooks]:
@@ -186,7 +205,7 @@ class LocomotionTask:
                 state, self.command, self._actions, before.joint_velocity, before.foot_position,
                 figures.standing_height, period_s,
             )  # fmt: skip
-        weighted = weighted_terms(terms, self.config.weights)
+        weighted = weighted_terms(terms, self.config.weights, self.shaping)
         if broken.any():
             weighted = {name: np.where(broken, 0.0, term) for name, term in weighted.items()}
         return weighted
@@ -194,6 +213,7 @@ class LocomotionTask:
     def _figures(self, terms: dict[str, Array], broken: NDArray[np.bool_]) -> dict[str, float]:
         figures = {f"reward/{name}": float(term.mean()) for name, term in terms.items()}
         figures["task/command_share"] = self._commands.share
+        figures["task/shaping"] = self.shaping
         figures["task/terrain_level"] = float(self._levels.level.mean())
         figures["task/diverged"] = float(broken.mean())
         return figures
@@ -208,6 +228,9 @@ class LocomotionTask:
 
     def _go_on(self, ended: Indices, broken: NDArray[np.bool_]) -> None:
         """Draw commands, begin new episodes, and look at all robots."""
+        if len(ended) and not self.restart:
+            self.robots.reset(ended)
+            ended = ended[:0]
         if len(ended):
             self._learn_from(ended[~broken[ended]])
         due = self._age % self._command_steps == 0

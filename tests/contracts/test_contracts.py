@@ -56,7 +56,37 @@ def test_an_imu_has_ten_fields() -> None:
     data = load_robot("go2").to_dict()
     imu = next(s for s in data["sensors"] if s["type"] == "sensor_msgs/msg/Imu")
     imu["fields"], imu["units"] = imu["fields"][4:7], imu["units"][4:7]
-    with pytest.raises(ContractError, match="'imu': an Imu gives 10 fields: orientation x y z w"):
+    with pytest.raises(ContractError, match="'imu': of Imu come 10 fields: orientation x, orientation y"):
+        RobotContract.from_dict(data)
+
+
+def test_of_some_joints_only_a_velocity_cannot_be_measured() -> None:
+    data = load_robot("go2").to_dict()
+    del data["observation_sets"]
+    joints = data["sensors"][0]
+    joints["fields"], joints["units"] = joints["fields"][:-1], joints["units"][:-1]
+    with pytest.raises(ContractError, match="the velocity of each joint or of none"):
+        RobotContract.from_dict(data | {"observation_sets": {}})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        (("command", "channels", 3, "hold"), "last", "'FR_hip_joint'.* must have hold: measured"),
+        (("command", "kind"), "joint_velocity", "for joint_position, not for joint_velocity"),
+        (("command", "position_control", "kp"), 0.0, "kp must be positive"),
+        (("home",), [2.0] + [0.0] * 11, "'FL_hip_joint': home 2.0 is not within"),
+        (("task", "stand_up_s"), -1.0, "time-outs must be positive"),
+        (("sensors", 2, "fields"), ["command_x", "command_y"], "unit"),
+    ],
+)
+def test_a_walking_robots_nonsense_is_refused_by_name(path: tuple, value: object, expected: str) -> None:
+    entry = data = load_robot("go2").to_dict()
+    for key in path[:-1]:
+        entry[key] = list(entry[key]) if isinstance(entry[key], tuple) else entry[key]
+        entry = entry[key]
+    entry[path[-1]] = value
+    with pytest.raises(ContractError, match=expected):
         RobotContract.from_dict(data)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from contracts import ContractError
-from contracts.locomotion import LocomotionContract, roll_history
+from contracts.locomotion import LocomotionContract, projected_gravity, roll_history
 
 CONTRACT = LocomotionContract(
     joint_names=("hip", "knee"), default_pose=(0.5, -1.0), action_scale=0.25, kp=40.0, kd=1.0, history=3
@@ -52,6 +52,21 @@ def test_joints_are_found_by_name():
 
 def test_what_has_gone_wrong_is_clipped():
     assert CONTRACT.observation(**SEEN | {"joint_velocity": (1e9, -1e9)})[11:13].tolist() == [100.0, -100.0]
+
+
+@pytest.mark.parametrize(
+    ("orientation", "down"),
+    [
+        ((0, 0, 0, 1), (0, 0, -1)),
+        ((0, 0, 1, 0), (0, 0, -1)),  # turned about the vertical: no difference
+        ((0, 1, 0, 1), (1, 0, 0)),  # nose down; a quaternion's length does not matter
+        ((3, 0, 0, 3), (0, -1, 0)),  # on its right side
+        ((1, 0, 0, 0), (0, 0, 1)),
+    ],
+)
+def test_which_way_is_down(orientation, down):
+    np.testing.assert_allclose(projected_gravity(orientation), down, atol=1e-12)
+    np.testing.assert_allclose(projected_gravity([orientation] * 3), [down] * 3, atol=1e-12)
 
 
 def test_a_history_holds_the_latest_first():

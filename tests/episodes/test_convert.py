@@ -14,7 +14,8 @@ from contracts.robot import RobotContract, load_robot
 from episodes.bag import BagError, BagReader, BagWriter
 from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
 from episodes.dataset import Dataset, DatasetWriter
-from episodes.messages import deserialize, joint_state, message_type, serialize
+from episodes.messages import deserialize, header_message, joint_state, message_definition, message_type, serialize
+from episodes.opening import open_episode
 from episodes.samples import (
     episode_message,
     fields_of,
@@ -250,3 +251,42 @@ def test_an_imu_is_read_as_it_was_written() -> None:
     values = dict(zip(imu.fields, (0.0, 0.6, 0.0, 0.8, 0.1, 0.2, 0.3, 1.0, 2.0, 9.81), strict=True))
     written = serialize(sensor_message(go2, imu, values, START), imu.type)
     assert fields_of(imu, deserialize(written, imu.type)) == values
+
+
+def test_a_walk_holds_velocities_what_was_asked_for_and_what_pushed(tmp_path: Path) -> None:
+    """Silence, or none for longer than its time-out, is a request of 0; success is not to have fallen."""
+    go2 = load_robot("go2")
+    joints, imu, asked = go2.sensors
+    wrench, half = "geometry_msgs/msg/WrenchStamped", asked.timeout_s / 2
+    (feature,) = features = go2.observation_features("proprioception")
+    kinds = [*recorded_topics(go2, features), ("/go2/applied_push", wrench, message_definition(wrench))]
+    with BagWriter(tmp_path / "bag", kinds, go2) as writer:
+
+        def write(topic: str, kind: str, message: Any, stamp: int) -> None:
+            writer.write(f"/go2/{topic}", serialize(message, kind), stamp, stamp)
+
+        description = {"task": "flat", "task_name": "flat", "seed": 3, "observation_set": "proprioception"}
+        write("episode", STRING, episode_message(description), START)
+        for tick, request in enumerate((None, 0.7, None, None, 0.2)):  # a quarter of a second apart
+            stamp = START + round(tick * half * 1e9)
+            measured = {name: float(i + 100 * tick) for i, name in enumerate(joints.fields)}
+            write(joints.topic, joints.type, sensor_message(go2, joints, measured, stamp), stamp)
+            write(imu.topic, imu.type, sensor_message(go2, imu, dict.fromkeys(imu.fields, 0.5), stamp), stamp)
+            if request is not None:
+                values = dict(zip(asked.fields, (request, 0.0, -request), strict=True))
+                write(asked.topic, asked.type, sensor_message(go2, asked, values, stamp), stamp)
+            moment = stamp + 1
+            write("applied_command", STATE, joint_state(moment, "", list(go2.joint_names), np.zeros(12)), moment)
+            vector = message_type("geometry_msgs/msg/Vector3")
+            acting = message_type("geometry_msgs/msg/Wrench")(vector(0.1 * tick, 0.0, 0.0), vector(0.0, 0.0, 0.0))
+            write("applied_push", wrench, message_type(wrench)(header_message(moment, "world"), acting), moment)
+            write("success", BOOL, message_type(BOOL)(data=tick < 4), moment)
+    data = open_episode(tmp_path / "bag", 0).data
+    seen = dict(zip(feature.names, data.observations["observation.state"].T, strict=True))
+    assert seen["command_x"].tolist() == pytest.approx([0.0, 0.7, 0.7, 0.0, 0.2])
+    assert seen["command_yaw"].tolist() == pytest.approx([0.0, -0.7, -0.7, 0.0, -0.2])
+    assert seen["FL_hip_joint"].tolist() == [0.0, 100.0, 200.0, 300.0, 400.0]
+    assert seen["FL_hip_joint.velocity"].tolist() == [12.0, 112.0, 212.0, 312.0, 412.0]
+    assert data.pushes is not None
+    assert data.pushes.tolist() == [[0.1 * tick, 0.0, 0.0] for tick in range(5)]
+    assert not data.success

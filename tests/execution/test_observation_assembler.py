@@ -190,3 +190,33 @@ def test_every_history_value_is_the_sample_nearest_in_time(gaps, history) -> Non
         target = stamps[-1] - (history - 1 - i) * TICK
         distance = abs(stamps - target)
         assert distance[int(value)] == distance.min()
+
+
+def test_what_is_asked_for_is_never_waited_for_nor_mistaken_for_a_measurement() -> None:
+    """Asked at once, as often as you like: the observation is of when the legs and the IMU were measured."""
+    go2 = load_robot("go2")
+    seen = PolicyContract(
+        policy="test",
+        robot="go2",
+        observation_set="proprioception",
+        task="",
+        observations=tuple(PolicyObservation(feature=f, history=2) for f in go2.observation_features("proprioception")),
+        action=go2.action_feature,
+        action_period_s=go2.control_period_s,
+        horizon=3,
+        execute=1,
+    )
+    assembler = ObservationAssembler(go2, seen)
+    legs, imu, asked = go2.sensors
+    tick = 20_000_000
+    assembler.push_fields("velocity_command", tick + 1, asked.fields, (0.5, 0.25, 1.0))
+    with pytest.raises(NotReady, match="imu"):
+        assembler.window(tick + 1)
+    for now in (tick, 2 * tick):
+        assembler.push_fields("joint_states", now, legs.fields, [float(now)] * 24)
+        assembler.push_fields("imu", now, imu.fields, [0.0] * 10)
+    window = assembler.window(3 * tick)
+    assert window.stamp_ns == 2 * tick
+    assert window.values["observation.state"][:, :3].tolist() == [[0, 0, 0], [0.5, 0.25, 1.0]]
+    with pytest.raises(ValueError, match="not finite"):
+        assembler.push_fields("velocity_command", 3 * tick, asked.fields, (1e39, 0.0, 0.0))

@@ -180,7 +180,7 @@ def test_one_call_of_one_graph_a_chunk(bundle):
 
 
 def test_bundle_says_how_it_is_run(bundle, carp_trained):
-    assert Runtime.load(bundle)._sampler == CarpSampler(tokens=40, codes=32, random=False, prefix_multiple=4)
+    assert Runtime.load(bundle).sampler == CarpSampler(tokens=40, codes=32, random=False, prefix_multiple=4)
     assert sorted(path.name for path in bundle.glob("*.onnx")) == ["continuation.onnx", "policy.onnx"]
     card = (bundle / "README.md").read_text()
     assert "| policy | carp |" in card

@@ -23,7 +23,9 @@ from policies.hinfinity.objectives import (
 )
 from policies.hinfinity.rollout import Rollout, Samples
 
-SMALL = HInfinityConfig(actor_widths=(8,), critic_widths=(8,), disturber_widths=(8,), precision="fp32", warmup=0)
+SMALL = HInfinityConfig(
+    actor_widths=(8,), critic_widths=(8,), disturber_widths=(8,), estimator_widths=(8,), precision="fp32", warmup=0
+)
 
 
 def test_advantages_are_what_the_definition_gives():
@@ -102,13 +104,14 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
         observation=seen, privileged=seen, action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
         target=torch.zeros(count, 2), advantage=torch.zeros(count), scale=torch.tensor(1.0),
-        next_cost_value=torch.zeros(count), cost=numbers, intensity=numbers, disturbed=numbers > 0.3,
+        next_cost_value=torch.zeros(count), cost=numbers, velocity=seen[:, :3], intensity=numbers,
+        disturbed=numbers > 0.3,
     )  # fmt: skip
 
 
 def make_learner() -> Learner:
     torch.manual_seed(0)
-    return Learner(SMALL, Networks(SMALL, 5, 5, 2), 0.03, 0.02, torch.Generator().manual_seed(0))
+    return Learner(SMALL, Networks(SMALL, 5, 5, 2), 0.03, 0.02, torch.Generator().manual_seed(0), slice(0, 3))
 
 
 def objective(learner: Learner, samples: Samples) -> torch.Tensor:
@@ -189,14 +192,14 @@ def test_forces_are_bounded_and_keep_their_direction():
 @pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
 def test_forces_are_held(disturber, pushes):
     torch.manual_seed(0)
-    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5))
+    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0))
     count = 60
     forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, (8,))
     assert set(forces.who.tolist()) == pushes
     if disturber == "hinfinity":
         shares = [float((forces.who == number).float().mean()) for number in (NOBODY, CHANCE, DISTURBER)]
-        assert shares == pytest.approx([0.1, 0.2, 0.7], abs=0.02)
+        assert shares == pytest.approx([0.25, 0.2, 0.55], abs=0.02)
     trace, decisions = [], []
     for _ in range(60):
         decisions.append(forces.choose(torch.randn(count, 4), 50.0, network, generator))
@@ -212,6 +215,21 @@ def test_forces_are_held(disturber, pushes):
     forces.end(torch.arange(count) == 0)
     assert not forces.force[0].any()
     assert forces.remaining[0] == 0
+
+
+def test_forces_rest_between_each_other():
+    config = HInfinityConfig(disturber="random", hold=(2, 2), rest=(3, 6), share_random=0.5, share_none=0.2)
+    forces, generator = Forces(config, 40), torch.Generator().manual_seed(0)
+    trace = []
+    for _ in range(100):
+        forces.choose(torch.zeros(40, 4), 50.0, None, generator)
+        trace.append(forces.force.norm(dim=1) > 0)
+    pushed = torch.stack(trace)[:, forces.who == CHANCE].T
+    for robot in pushed:
+        _, lengths = robot.unique_consecutive(return_counts=True)
+        assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
+        assert set(lengths[1:-1:2].tolist()) <= {3, 4, 5, 6}
+    assert len({int(n) for robot in pushed for n in robot.unique_consecutive(return_counts=True)[1][1:-1:2]}) == 4
 
 
 def test_no_force_in_the_warm_up_and_more_later():

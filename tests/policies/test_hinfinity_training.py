@@ -48,7 +48,7 @@ class PointMass:
     """A mass of 1 kg in a plane: it is asked for a velocity, actions are accelerations. It falls when too fast."""
 
     def __init__(self, count: int = 64, seed: int = 0) -> None:
-        self.count, self.period_s, self.cost_bound = count, PERIOD_S, PERIOD_S
+        self.count, self.period_s, self.cost_bound, self.velocity = count, PERIOD_S, PERIOD_S, slice(0, 3)
         self.contract = LocomotionContract(
             joint_names=("x", "y"), default_pose=(0, 0), action_scale=1, kp=1, kd=1, history=2
         )
@@ -121,6 +121,7 @@ def test_it_learns(disturber, tmp_path):
     assert first["task/velocity_error"] > 0.6
     assert last["task/velocity_error"] < 0.35
     assert last["learning/skipped"] == 0
+    assert last["learning/estimator_loss"] < 0.2 * first["learning/estimator_loss"]
     assert ("constraint/lambda" in last) == (disturber == "hinfinity")
     if disturber == "hinfinity":
         assert 0 < last["direction_entropy/disturber"] <= 1

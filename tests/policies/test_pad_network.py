@@ -6,12 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from diffusers.models.attention import BasicTransformerBlock
 
 from policies.pad.config import SIZES, PadConfig
+from policies.pad.eye import PictureEye
 from policies.pad.pretrained import load_dit, load_vae
 from policies.pad.transformer import Modality, PadTransformer, _frames, _patches
 from policies.pad.vae import ImageLatents
@@ -23,10 +25,10 @@ POSES = Modality("poses", 4, 1, 1, 1, 2, 3)
 PAPER = {"S": 33, "B": 131, "L": 460, "XL": 677}  # million parameters
 
 
-def make(*modalities: Modality, layers: int = 2, width: int = 32) -> PadTransformer:
+def make(*modalities: Modality, layers: int = 2, width: int = 32, shared: bool = False) -> PadTransformer:
     """Every weight is drawn, or adaLN-Zero would hide what depends on what."""
     torch.manual_seed(0)
-    network = PadTransformer(layers, width, 2, 8, tuple(map(tuple, modalities))).eval()
+    network = PadTransformer(layers, width, 2, 8, tuple(map(tuple, modalities)), shared).eval()
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(0.2 * torch.randn_like(weight))
@@ -56,6 +58,40 @@ def test_nano_has_at_most_64_tokens():
     config = PadConfig()
     cells = 96 // (config.downsampling * config.patch)
     assert cells**2 + 1 == 37
+
+
+def test_nano_shares_its_modulation_which_saves_a_third():
+    parts = (tuple(PICTURES), tuple(POSES))
+    alone, shared = (
+        sum(p.numel() for p in PadTransformer(*SIZES["nano"], 8, parts, share).blocks.parameters())
+        for share in (False, True)
+    )
+    assert shared == pytest.approx(alone * 2 / 3, rel=0.01)
+    assert PadConfig().shared_modulation
+
+
+def test_the_eye_learns_where_a_thing_of_two_pixels_is():
+    """In places where it never was in training."""
+    torch.manual_seed(0)
+    eye, head = PictureEye(8, 4, 8), torch.nn.Linear(8, 2)
+    places = torch.tensor([(row, column) for row in range(2, 30) for column in range(2, 29)])
+    places = places[torch.randperm(len(places))]
+    pictures = torch.zeros(len(places), 3, 32, 32)
+    which = torch.arange(len(places))
+    for column in (0, 1):
+        pictures[which, 1, places[:, 0], places[:, 1] + column] = 1.0
+    wanted = places / 16 - 1
+    optimizer = torch.optim.Adam([*eye.parameters(), *head.parameters()], 3e-3)
+    for step in range(150):
+        batch = torch.arange(32) + 32 * (step % 12)
+        details, keypoints = eye(pictures[batch])
+        assert details.shape == (32, 8, 4, 4)
+        optimizer.zero_grad()
+        (head(keypoints) - wanted[batch]).square().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        error = (head(eye(pictures[400:])[1]) - wanted[400:]).abs().mean() * 16
+    assert error < 3.5  # pixels; by chance 7
 
 
 def test_patches_hold_a_square_of_every_frame_and_go_back():
@@ -97,8 +133,9 @@ def test_pictures_are_the_same_to_the_bit_whatever_the_poses():
     assert not torch.equal(one["poses"], other["poses"])
 
 
-def test_timestep_and_instruction_matter_to_everything():
-    network = make(PICTURES, POSES)
+@pytest.mark.parametrize("shared", [False, True])
+def test_timestep_and_instruction_matter_to_everything(shared):
+    network = make(PICTURES, POSES, shared=shared)
     noisy, timestep, clean, text = inputs(PICTURES, POSES)
     one = network(noisy, timestep, clean, text)
     for other in (network(noisy, timestep + 1, clean, text), network(noisy, timestep, clean, text + 1)):
@@ -163,14 +200,14 @@ def test_what_does_not_fit_is_refused(dit, tmp_path):
 
 
 def test_a_pretrained_autoencoder_is_taken_with_its_scale(tmp_path):
-    config = PadConfig(vae_patch=1, vae_channels=(8, 16), pretrained_vae=str(tmp_path))
+    config = PadConfig(vae_patch=1, vae_channels=(8, 16), latent_channels=4, pretrained_vae=str(tmp_path))
     torch.manual_seed(2)
     theirs: Any = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 16), norm_num_groups=8, scaling_factor=0.25,
     )  # fmt: skip
     theirs.eval().save_pretrained(tmp_path)
-    ours = ImageLatents(config).eval()
+    ours = ImageLatents(config, 16, 16).eval()
     load_vae(ours, tmp_path)
     pictures = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
     with torch.no_grad():
@@ -180,7 +217,7 @@ def test_a_pretrained_autoencoder_is_taken_with_its_scale(tmp_path):
         found = ours.decode(expected[:, None])[:, 0].movedim(-1, 1)
         assert (found.float() - decoded).abs().max() <= 1  # a rounding
     with pytest.raises(CheckpointError, match=r"another autoencoder.*block_out_channels \[8, 16\], here \[16, 16\]"):
-        load_vae(ImageLatents(PadConfig(vae_patch=1, vae_channels=(16, 16))), tmp_path)
+        load_vae(ImageLatents(msgspec.structs.replace(config, vae_channels=(16, 16)), 16, 16), tmp_path)
 
 
 # Choices -------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PoseStamped, Twist
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import deserialize_message, serialize_message
@@ -24,7 +24,7 @@ ROBOT = load_robot("metaworld_sawyer")
 POSE = next(s for s in ROBOT.sensors if s.name == "end_effector")
 JOINTS = next(s for s in ROBOT.sensors if s.name == "joint_states")
 CAMERA = ROBOT.camera("corner2")
-IMU = next(s for s in load_robot("go2").sensors if s.name == "imu")
+LEGS, IMU, ASKED = load_robot("go2").sensors
 AT_REST = (0.0, 0.6, 0.0, 0.8, 0.1, 0.2, 0.3, 1.0, 2.0, 9.81)
 STAMP = 1_700_000_000_123_456_789
 PERIOD = 12_500_000
@@ -58,6 +58,43 @@ def test_joints_are_found_by_name_among_others() -> None:
     names = [JOINTS.fields[i] for i in order]
     message = JointState(name=["head", *names], position=[float("nan"), *map(float, order)])
     assert conversions.sensor_fields(message, JOINTS) == (JOINTS.fields, tuple(map(float, range(9))))
+
+
+def test_positions_and_velocities_go_with_their_joint_in_any_order() -> None:
+    values = dict(zip(LEGS.fields, map(float, range(24)), strict=True))
+    message = sent(conversions.sensor_message(LEGS, STAMP, tuple(values.values())))
+    assert message.velocity[message.name.index("FR_calf_joint")] == values["FR_calf_joint.velocity"]
+    names = [*reversed(message.name), "tail"]
+    position = [values.get(name, float("nan")) for name in names]
+    velocity = [values.get(f"{name}.velocity", float("nan")) for name in names]
+    mixed = sent(JointState(name=names, position=position, velocity=velocity))
+    assert conversions.sensor_fields(mixed, LEGS) == (LEGS.fields, tuple(values.values()))
+    for short in ([], velocity[:-1]):
+        assert (
+            reason(
+                lambda v=short: conversions.sensor_fields(JointState(name=names, position=position, velocity=v), LEGS)
+            )
+            == "size"
+        )
+    velocity[3] = float("inf")
+    mixed = JointState(name=names, position=position, velocity=velocity)
+    assert reason(lambda: conversions.sensor_fields(mixed, LEGS)) == "non_finite"
+
+
+def test_a_request_is_forward_left_and_turning() -> None:
+    message = sent(conversions.sensor_message(ASKED, STAMP, (0.5, -0.25, 1.5)))
+    assert type(message) is conversions.sensor_message_type(ASKED) is Twist
+    assert (message.linear.x, message.linear.y, message.angular.z) == (0.5, -0.25, 1.5)
+    message.linear.z = message.angular.x = 7.0  # a quadruped is not asked to fly
+    assert conversions.sensor_fields(message, ASKED) == (ASKED.fields, (0.5, -0.25, 1.5))
+
+
+@pytest.mark.parametrize("part", ["linear", "angular"])
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_a_request_that_is_not_finite_is_refused(part, axis) -> None:
+    message = Twist()
+    setattr(getattr(message, part), axis, float("nan"))
+    assert reason(lambda: conversions.sensor_fields(message, ASKED)) == "non_finite"
 
 
 @pytest.mark.parametrize(

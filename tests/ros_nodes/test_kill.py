@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
 
 from ros_nodes import qos
+from ros_nodes.conversions import stamp_ns
 from ros_nodes.graph import BODY, CONTROLLER, POLICY, RECORDER
 from ros_nodes.supervisor import RUN_MARKER
 
@@ -49,7 +49,6 @@ class Run:
         self.marker = uuid.uuid4().hex
         self.output = output
         self.applied = peer.listen("applied_command", JointState, qos.STATUS)
-        self.commands = peer.listen("commands", Float64MultiArray, qos.COMMAND)
         command = [sys.executable, "-m", "visuomotor", "run", "--robot", "metaworld_sawyer", "--policy", str(bundle)]
         command += ["--task", "drawer-open", "--episodes", "3", "--output", str(output)]
         command += ["--json", str(output / "run.json")]
@@ -71,10 +70,14 @@ class Run:
         return next(pid for pid, command in marked(self.marker).items() if module in command)
 
     def last_motion_after(self, moment: float) -> float:
-        """Seconds after `moment` until the last command that moves anything, obeyed or only sent."""
-        obeyed = [t for t, m in self.applied if np.abs(m.position[:3]).max() > STILL]
-        sent = [t for t, m in self.commands if np.abs(m.data[:3]).max() > STILL]
-        return max(*obeyed, *sent) - moment
+        """Seconds after `moment`, of the steady clock, until the last period in which the robot was moved.
+
+        By the robot's own stamps: when a message arrives here is another matter, seconds later where the middleware
+        had to deliver it twice.
+        """
+        to_steady = time.monotonic() - time.time()
+        obeyed = [stamp_ns(m.header.stamp) / 1e9 for _, m in self.applied if np.abs(m.position[:3]).max() > STILL]
+        return max(obeyed) + to_steady - moment
 
     def end(self) -> tuple[int, str]:
         output, _ = self.process.communicate(timeout=30.0)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import time
 
 import msgspec
@@ -13,9 +15,8 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, String
 
-from contracts import load_robot
 from ros_nodes import qos
-from ros_nodes.body import SimulatedBody
+from ros_nodes.body import make_body
 from ros_nodes.graph import BODY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphError
 from sim import make_env
@@ -130,6 +131,27 @@ def test_a_bad_command_is_counted_and_moves_nothing(robot, body, peer, wait_for,
     assert all(np.abs(m.position[:3]).max() <= STILL for _, m in applied)
 
 
+def test_a_command_that_arrives_late_moves_nothing(robot, body, graph, peer, wait_for):
+    publisher = peer.publisher("commands", Float64MultiArray)
+    applied = peer.listen("applied_command", JointState, qos.STATUS)
+
+    def late() -> int:
+        return json.loads(body.trigger(BODY, "statistics", 5.0))["refused"].get("stale", 0)
+
+    begin(body)
+    drive(publisher, [0.0, 0.0, 0.0, 0.0], 0.3)  # the topic is connected
+    before = late()
+    process = graph.processes.pids[BODY]
+    os.kill(process, signal.SIGSTOP)
+    try:
+        publisher.publish(Float64MultiArray(data=[0.0, 0.0, 0.5, 0.0]))
+        time.sleep(3 * robot.command.timeout_s)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    wait_for(lambda: late() == before + 1, what="the late command being refused")
+    assert max(abs(m.position[2]) for _, m in applied) < STILL
+
+
 def test_reset_begins_the_episode_of_the_seed(robot, body, peer, wait_for):
     environment = peer.listen("environment_state", JointState)
     episodes = peer.listen("episode", String, qos.LATCHED)
@@ -192,7 +214,7 @@ def test_it_can_be_put_away_and_set_up_again(body, peer, wait_for):
 
 
 def test_the_body_lives_longer_than_meta_worlds_episodes(robot):
-    body = SimulatedBody(robot, "drawer-open", seed=1)
+    body = make_body(robot, "drawer-open", seed=1)
     for _ in range(520):
         command, commanded = body.command(time.monotonic_ns())
         assert not commanded
@@ -202,7 +224,7 @@ def test_the_body_lives_longer_than_meta_worlds_episodes(robot):
 
 
 def test_cameras_take_turns_at_their_own_rates(robot):
-    body = SimulatedBody(robot, "drawer-open", seed=1)
+    body = make_body(robot, "drawer-open", seed=1)
     corner = robot.camera("corner2")
     both = [corner, msgspec.structs.replace(corner, name="second", rate_hz=20.0)]
     taken = []
@@ -215,6 +237,6 @@ def test_cameras_take_turns_at_their_own_rates(robot):
     body.close()
 
 
-def test_a_body_that_no_node_simulates_is_refused():
-    with pytest.raises(ValueError, match="'go2': no node simulates the body 'quadruped'"):
-        SimulatedBody(load_robot("go2"), "drawer-open", seed=1)
+def test_a_real_robot_has_no_simulated_body(robot):
+    with pytest.raises(ValueError, match="no node simulates the body 'external'"):
+        make_body(msgspec.structs.replace(robot, body="external"), "drawer-open", seed=1)

@@ -41,6 +41,7 @@ def recorder(robot, middleware, tmp_path, peer, new_graph):
 
 def send(publishers, wait_for, count: int, first: int = 0) -> None:
     wait_for(lambda: all(p.get_subscription_count() > 0 for p in publishers.values()), what="the recorder")
+    time.sleep(0.3)  # it may still have to find the publishers, which found it
     for i in range(first, first + count):
         message = JointState(name=["right_j0"], position=[float(i)])
         message.header.stamp.sec = i

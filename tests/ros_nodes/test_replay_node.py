@@ -9,9 +9,11 @@ import time
 
 import numpy as np
 import pytest
+from geometry_msgs.msg import Twist
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 
+from contracts import RobotContract
 from episodes.bag import BagError, BagWriter, RecordedMessage, Topic
 from episodes.messages import deserialize, joint_state, message_definition, message_type, serialize, stamp_ns
 from ros_nodes import qos
@@ -20,19 +22,25 @@ from ros_nodes.replay_node import replay_topics, restamped
 JOINTS = "sensor_msgs/msg/JointState"
 ARRAY = "std_msgs/msg/Float64MultiArray"
 TEXT = "std_msgs/msg/String"
+TWIST = "geometry_msgs/msg/Twist"
 START_NS = 1_700_000_000_000_000_000
 COUNT, PERIOD_NS = 60, 12_500_000
 
 
 @pytest.fixture(scope="module")
 def bag(robot, tmp_path_factory):
-    """Two episodes of 60 measurements and commands, 12.5 ms apart, long ago."""
+    """Two episodes of 60 measurements, requests and commands, 12.5 ms apart, long ago."""
+    asked = {"name": "asked", "topic": "cmd_vel", "type": TWIST, "fields": ["x", "y", "yaw"], "units": ["1", "1", "1"]}
+    data = robot.to_dict()
+    robot = RobotContract.from_dict(data | {"sensors": [*data["sensors"], asked | {"rate_hz": 10, "timeout_s": 0.5}]})
     path = tmp_path_factory.mktemp("recording") / "bag"
     names = {
         kind: f"/{robot.name}/{name}"
-        for name, kind in (("joint_states", JOINTS), ("commands", ARRAY), ("episode", TEXT))
+        for name, kind in (("joint_states", JOINTS), ("commands", ARRAY), ("episode", TEXT), ("cmd_vel", TWIST))
     }
     layout = message_type("std_msgs/msg/MultiArrayLayout")([], 0)
+    vector = message_type("geometry_msgs/msg/Vector3")
+    forward = serialize(message_type(TWIST)(vector(1.0, 0.0, 0.0), vector(0.0, 0.0, 0.0)), TWIST)
     with BagWriter(path, [Topic(n, k, message_definition(k)) for k, n in names.items()], robot) as writer:
         for episode in range(2):
             base = START_NS + episode * 10_000_000_000
@@ -44,6 +52,7 @@ def bag(robot, tmp_path_factory):
                 writer.write(names[JOINTS], serialize(joints, JOINTS), now, now)
                 command = message_type(ARRAY)(layout, np.full(4, k / 100.0))
                 writer.write(names[ARRAY], serialize(command, ARRAY), now, now)
+                writer.write(names[TWIST], forward, now, now)
             writer.split()
     return path
 
@@ -74,13 +83,16 @@ def test_an_episode_comes_back_in_time_and_fresh(bag, middleware, peer, episode,
 
 def test_it_never_gets_in_the_way_of_a_live_robot(robot, bag, middleware, peer):
     commands = peer.listen(robot.command.topic, Float64MultiArray, qos.COMMAND)  # a robot that would obey
+    asked = peer.listen("cmd_vel", Twist)  # with a policy that goes where it is asked to
     joints = peer.listen("joint_states", JointState)
     live = peer.publisher("joint_states", JointState, qos.SENSOR)  # and that publishes what it measures
     told = peer.listen("episode", String, qos.LATCHED)
     output, _ = replay(bag, middleware).communicate(timeout=60)
     assert "commands is left out: something obeys it" in output
+    assert "cmd_vel is left out: something obeys it" in output
     assert "joint_states is left out: somebody else publishes it" in output
     assert not commands
+    assert not asked
     assert not joints
     assert live.get_subscription_count() == 1
     assert len(told) == 1  # the rest is published

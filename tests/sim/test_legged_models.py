@@ -154,7 +154,10 @@ def test_the_contract_promises_this_robot(figures):
     for channel in robot.command.channels:
         assert (channel.min, channel.max) == pytest.approx(figures.limits(channel.name))
         assert channel.measured_by == channel.name
-    assert {s.type for s in robot.sensors} == {"sensor_msgs/msg/JointState", "sensor_msgs/msg/Imu"}
+    gains = robot.command.position_control
+    assert gains is not None
+    assert (gains.kp, gains.kd) == (figures.stiffness, figures.damping)
+    assert [s.name for s in robot.sensors] == ["joint_states", "imu", "velocity_command"]
 
 
 def test_an_unknown_robot_names_those_there_are():

@@ -78,6 +78,18 @@ def test_noise_is_bounded_and_spares_command_and_action():
         assert error[:, 3:33].all()
 
 
+def test_penalties_grow_to_their_full_weight():
+    with make(TaskConfig(shaping_start=0.2, shaping_half_life_s=0.02 / 3)) as task:  # eight times a period
+        assert task.shaping == pytest.approx(0.2)
+        task.step(np.zeros((COUNT, 12), dtype=np.float32))
+        assert task.shaping == pytest.approx(0.2 ** (1 / 8))
+        saved = task.snapshot()
+        task.step(np.zeros((COUNT, 12), dtype=np.float32))
+        assert task.shaping == pytest.approx(0.2 ** (1 / 64))
+        task.restore(saved)
+        assert task.shaping == pytest.approx(0.2 ** (1 / 8))
+
+
 def test_rewards_are_what_slow_formulas_give():
     with make() as task:
         rng = np.random.default_rng(2)
@@ -112,7 +124,10 @@ def test_rewards_are_what_slow_formulas_give():
                 "action_rate": sum((x - y) ** 2 for x, y in zip(a, b, strict=True)),
                 "smoothness": sum((x - 2 * y + z) ** 2 for x, y, z in zip(a, b, c, strict=True)),
             }
-            reward = sum(weight * terms[name] for name, weight in asdict(weights).items())
+            shares = {
+                name: 1.0 if name in ("velocity", "yaw_rate") else 0.2 ** (0.5 ** (4 * 0.02 / 120)) for name in terms
+            }
+            reward = sum(weight * shares[name] * terms[name] for name, weight in asdict(weights).items())
             assert step.reward[i] == pytest.approx(0.02 * reward, rel=1e-4)
             assert step.cost[i] == pytest.approx(0.02 * (1.5 - velocity - 0.5 * yaw), rel=1e-4)
             error = math.hypot(v[0] - command[i, 0], v[1] - command[i, 1])

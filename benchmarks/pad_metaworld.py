@@ -1,0 +1,265 @@
+"""PAD on Meta-World: one policy for five tasks, told which in words, from pictures.
+
+    python -m benchmarks.pad_metaworld --parts policies pictures grid
+
+The protocol, the same for every policy here:
+
+- Tasks: drawer-open, button-press-topdown, door-open, push, reach. One policy for all, told the instruction.
+- It sees the camera corner2 at 96 x 96 pixels, and position and opening of the gripper; objects and goals only in the
+  picture.
+- 50 demonstrations a task by the scripted expert. Evaluation on 25 episodes a task, objects and goals from seeds that
+  no demonstration has, the same for every policy.
+- Strict control: every control period, 12.5 ms, is one simulated step through the robot's own controller. An episode
+  fails after Meta-World's own 500 steps. (PAD's official roll-out follows each predicted pose for up to 50 steps, and
+  may take 1,000 steps an episode.) Inference takes no time here; `visuomotor eval --latency-steps` models it.
+- One training seed, one thread each, as many trainings at once as there are cores. Diffusion Policy gets as many
+  optimiser steps as fit into the seconds that PAD took with its autoencoder (or into `--budget-minutes`), by a short
+  trial on this machine. Seconds and steps of every training are in the table; the pictures that PAD encodes once,
+  before its second stage, are not counted.
+- Wilson's 95 % interval of each task and of all episodes; of a mean also that of 10,000 bootstrap samples of the
+  episodes within each task, and so for the gain of one policy over another, episode by episode.
+
+Parts, any of which `--parts` selects; every step but the timing is kept, so a run that was stopped continues:
+
+- policies: PAD nano; the same network, steps and autoencoder without predicting pictures; Diffusion Policy.
+- cotraining: PAD nano from 10 demonstrations a task alone, and with 40 videos a task, of other seeds, whose actions
+  and poses are not used. The same number of steps; 30 % of a batch is video.
+- pictures: what was imagined for t+4, t+8, t+12 on 10 episodes a task that nothing was trained on, against what
+  happened. Beside it the present, taken for the future; what happened, through the autoencoder; and what the policy
+  would have shown, had it foreseen the latents of what happened exactly: the best there can be.
+- solvers: the same checkpoint with other solvers and numbers of steps: success, pictures, and milliseconds a chunk by
+  OpenVINO with two threads (leave the machine alone meanwhile).
+- grid: `grid.png`: now, imagined, happened.
+
+Prints the tables and writes the parts into the JSON, where those not selected are left as they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.latency import random_observation
+from benchmarks.pad_pictures import SHOWN, picture_table, write_grid
+from benchmarks.pad_runs import (
+    DIFFUSION,
+    TASKS,
+    PadRun,
+    bootstrap_interval,
+    collect,
+    diffusion_steps,
+    gain,
+    is_finished,
+    stages,
+    training_seconds,
+)
+from benchmarks.runs import compare, show_comparison, train_all
+from episodes.report import hardware, wilson_interval
+from policies.runtime import Runtime
+
+SOLVERS = (("ddim", 75), ("ddim", 16), ("ddim", 8), ("dpm++", 16), ("dpm++", 8), ("dpm++", 4))  # the paper's first
+PARTS = ("policies", "cotraining", "pictures", "solvers", "grid")
+TIMING_THREADS, TIMING_CALLS, WARM_UP_CALLS = 2, 50, 3
+PAD, NO_PICTURES, DIFFUSION_POLICY = "PAD nano", "without predicting pictures", "Diffusion Policy"
+ALONE, WITH_VIDEO = "10 demonstrations", "10 demonstrations and 40 videos"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure what is not there yet, then print and write the tables."""
+    options = _options(arguments)
+    collect(options.data, _datasets(options.parts))
+    nano = _run(options, "nano", "demos50", at=options.nano)
+    train_all([nano])
+    result: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
+    result |= {"hardware": hardware(), "tasks": TASKS, "nano": {"stages": stages(nano.checkpoint)}}
+    console = Console()
+    compared = _compared(options, nano)
+    train_all([run for runs in compared.values() for run in runs.values()])
+    for part, runs in compared.items():
+        result[part] = _compare(runs, options)
+        show_comparison(console, part, result[part])
+        _show_training(console, result[part])
+    if "pictures" in options.parts:
+        result["pictures"] = _pictures(nano, options)
+        _show_pictures(console, result["pictures"])
+    if "solvers" in options.parts:
+        result["solvers"] = _solvers(nano, options)
+        _show_solvers(console, result["solvers"])
+    if "grid" in options.parts:
+        write_grid(Runtime.load(nano.bundle), options.data / "heldout", options.output / "grid.png")
+        console.print(f"{options.output / 'grid.png'}: now, imagined, happened")
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--data", type=Path, default=Path("data/pad"), help="datasets; collected if not there")
+    parser.add_argument("--output", type=Path, default=Path("runs/pad/benchmark"))
+    parser.add_argument("--nano", type=Path, help="a finished checkpoint of PAD nano; trained if not given")
+    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/pad_metaworld.json"))
+    parser.add_argument("--budget-minutes", type=float, help="of Diffusion Policy; by default what PAD nano took")
+    parser.add_argument("--episodes", type=int, default=25, help="unseen seeds a task")
+    parser.add_argument("--seed", type=int, default=0, help="of the evaluation")
+    options = parser.parse_args(arguments)
+    if options.nano is not None and not is_finished(options.nano):
+        parser.error(f"{options.nano} is no checkpoint whose training is finished")
+    return options
+
+
+def _datasets(parts: Sequence[str]) -> list[str]:
+    """What the parts need."""
+    names = ["demos50", "heldout"] if {"pictures", "solvers", "grid"} & set(parts) else ["demos50"]
+    return [*names, *(("demos10", "video40") if "cotraining" in parts else ())]
+
+
+def _run(options: argparse.Namespace, name: str, dataset: str, **more: Any) -> PadRun:
+    return PadRun(options.output / name, more.pop("family", "pad"), TASKS, options.data / dataset, "image", **more)
+
+
+def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, PadRun]]:
+    """Part -> name -> run."""
+    found = {}
+    if "policies" in options.parts:
+        seconds = training_seconds(nano.checkpoint) if options.budget_minutes is None else 60 * options.budget_minutes
+        steps = diffusion_steps(seconds, nano.dataset, options.output / "diffusion")
+        diffusion = ("--steps", steps, *DIFFUSION)
+        found["policies"] = {
+            PAD: nano,
+            NO_PICTURES: _run(options, "no_pictures", "demos50", training=("--no-predict-images",)),
+            DIFFUSION_POLICY: _run(options, "diffusion", "demos50", family="diffusion", training=diffusion),
+        }
+    if "cotraining" in options.parts:
+        video = ("--video-dataset", options.data / "video40", "--video-fraction", 0.3)
+        found["cotraining"] = {
+            ALONE: _run(options, "demos10", "demos10"),
+            WITH_VIDEO: _run(options, "demos10_video40", "demos10", training=video),
+        }
+    return found
+
+
+def _compare(runs: Mapping[str, PadRun], options: argparse.Namespace) -> dict[str, Any]:
+    """As `benchmarks.runs.compare`, with how each was trained, and the gain of one over the others."""
+    for run in runs.values():
+        run.evaluate(options.episodes, options.seed)
+    result = compare({name: [run] for name, run in runs.items()})
+    for name, run in runs.items():
+        result["groups"][name] |= {
+            "bootstrap_ci95": _bootstrap(run),
+            "training": stages(run.checkpoint),
+            "training_minutes": round(training_seconds(run.checkpoint) / 60, 1),
+        }
+    best = WITH_VIDEO if WITH_VIDEO in runs else PAD
+    result["gains"] = {
+        f"{best}, over {name}": gain(runs[best].rows(), run.rows()) for name, run in runs.items() if name != best
+    }
+    return result
+
+
+def _bootstrap(run: PadRun) -> tuple[float, float]:
+    return bootstrap_interval([[s not in row["failed_seeds"] for s in row["seeds"]] for row in run.rows()])
+
+
+def _pictures(run: PadRun, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """`picture_table` of a run's bundle; kept once done."""
+    kept = run.folder / "pictures.json"
+    if not kept.exists():
+        kept.write_text(json.dumps(picture_table(Runtime.load(run.bundle), options.data / "heldout")))
+    return json.loads(kept.read_text())
+
+
+def _solvers(nano: PadRun, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Success, pictures and time of each solver; the gain is over the paper's 75 steps of DDIM."""
+    rows: list[dict[str, Any]] = []
+    reference: list[dict[str, Any]] = []
+    for solver, steps in SOLVERS:
+        run = dataclasses.replace(
+            nano,
+            folder=options.output / f"solver_{solver}_{steps}",
+            sampling=("solver", solver, "inference_steps", steps),
+            at=nano.checkpoint,
+        )
+        run.train()
+        run.evaluate(options.episodes, options.seed)
+        reference = reference or run.rows()
+        solved, tried = (sum(row[key] for row in run.rows()) for key in ("successes", "episodes"))
+        means = [row for row in _pictures(run, options) if row["task"] == "mean"]
+        rows.append(
+            {
+                "solver": solver,
+                "steps": steps,
+                "success_rate": solved / tried,
+                "ci95": wilson_interval(solved, tried),
+                "gain": gain(run.rows(), reference),
+                "psnr": {f"t+{row['periods']}": row["imagined"]["psnr"] for row in means},
+                "ssim": {f"t+{row['periods']}": row["imagined"]["ssim"] for row in means},
+                "chunk_ms": chunk_ms(run.bundle),
+            }
+        )
+    return rows
+
+
+def chunk_ms(bundle: Path, calls: int = TIMING_CALLS) -> dict[str, float]:
+    """Milliseconds from an observation to an action chunk, {"p50", "p99"}, with two threads."""
+    runtime = Runtime.load(bundle, threads=TIMING_THREADS)
+    session = runtime.start(0, runtime.contract.instructions[0])
+    observation = random_observation(runtime.contract, np.random.default_rng(0))
+    took = []
+    for _ in range(WARM_UP_CALLS + calls):
+        began = time.perf_counter()
+        session.act(observation)
+        took.append(1e3 * (time.perf_counter() - began))
+    p50, p99 = np.percentile(took[WARM_UP_CALLS:], (50, 99))
+    return {"p50": float(p50), "p99": float(p99)}
+
+
+# --- tables
+
+
+def _show_training(console: Console, result: dict[str, Any]) -> None:
+    for name, figures in result["groups"].items():
+        low, high = figures["bootstrap_ci95"]
+        steps = ", ".join(f"{stage} {done['steps']} steps" for stage, done in figures["training"].items())
+        console.print(f"{name}: {figures['training_minutes']} min ({steps}); bootstrap {low:.3f}-{high:.3f}")
+    for name, gained in result["gains"].items():
+        low, high = gained["ci95"]
+        console.print(f"{name}: {100 * gained['gain']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})")
+
+
+def _show_pictures(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(title="pictures: PSNR in dB / SSIM")
+    for column in ("task", "ahead", *SHOWN, "moments"):
+        table.add_column(column)
+    for row in rows:
+        figures = [f"{row[name]['psnr']:.2f} / {row[name]['ssim']:.3f}" for name in SHOWN]
+        table.add_row(row["task"], f"t+{row['periods']}", *figures, str(row["moments"]))
+    console.print(table)
+
+
+def _show_solvers(console: Console, rows: Sequence[dict[str, Any]]) -> None:
+    table = Table(title="solvers")
+    for column in ("solver", "steps", "success", "95 % interval", "gain over the first", "PSNR", "ms p50", "ms p99"):
+        table.add_column(column)
+    for row in rows:
+        (low, high), gained = row["ci95"], row["gain"]["ci95"]
+        table.add_row(
+            row["solver"], str(row["steps"]), f"{row['success_rate']:.3f}", f"{low:.2f}-{high:.2f}",
+            f"{row['gain']['gain']:+.3f} ({gained[0]:+.3f} to {gained[1]:+.3f})",
+            ", ".join(f"{value:.2f}" for value in row["psnr"].values()),
+            f"{row['chunk_ms']['p50']:.1f}", f"{row['chunk_ms']['p99']:.1f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

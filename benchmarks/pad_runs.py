@@ -1,0 +1,143 @@
+"""What `benchmarks/pad_metaworld.py` trains: PAD and Diffusion Policy on the same pictures, in the same time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from benchmarks.commands import visuomotor
+from benchmarks.runs import PolicyRun
+
+TASKS = ("drawer-open", "button-press-topdown", "door-open", "push", "reach")
+DATASETS = {  # within the folder of data -> episodes a task, seed of the collection
+    "demos50": (50, 0),
+    "demos10": (10, 0),
+    "video40": (40, 500),
+    "heldout": (10, 900),
+}
+DIFFUSION = ("--batch-size", 64, "--precision", "fp32")  # as the image policies of benchmarks/carp.py
+PROBE_STEPS = 120  # of which the first LEFT_OUT are slower: caches, allocations
+LEFT_OUT = 20
+RESAMPLED = 10_000  # times, for an interval
+
+
+@dataclass(frozen=True)
+class PadRun(PolicyRun):
+    """A run on pictures.
+
+    Attributes:
+        at: the checkpoint, where it is not in the run's folder.
+    """
+
+    at: Path | None = None
+
+    @property
+    def checkpoint(self) -> Path:
+        """What was trained."""
+        return self.at or super().checkpoint
+
+    def train(self) -> None:
+        """Train what is not finished, and export; a checkpoint that is finished is taken as it is.
+
+        Raises:
+            ValueError: the checkpoint has changed since it was exported and evaluated.
+        """
+        weights, manifest = self.checkpoint / "model.safetensors", self.bundle / "manifest.json"
+        if manifest.exists() and weights.exists() and weights.stat().st_mtime > manifest.stat().st_mtime:
+            raise ValueError(f"{weights} is newer than what was made of it: remove {self.folder} to measure it anew")
+        if not self.bundle.exists() and is_finished(self.checkpoint):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            anew = ("--sampling", *self.sampling) if self.sampling else ()
+            visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
+        super().train()
+
+
+def collect(data: Path, names: Sequence[str]) -> None:
+    """Make the datasets that are not there."""
+    data.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        episodes, seed = DATASETS[name]
+        if not (data / name).exists():
+            visuomotor(
+                "collect", *TASKS, "--observations", "image", "--episodes", episodes, "--seed", seed, "--workers", 2,
+                "--output", data / name,
+            )  # fmt: skip
+
+
+def stages(checkpoint: Path) -> dict[str, dict[str, float]]:
+    """How a checkpoint was trained: stage -> {steps, seconds}, seconds of optimisation, interruptions left out."""
+    from policies.training_state import PROGRESS, STATE_FILE
+
+    found = {}
+    for file in sorted(checkpoint.rglob(STATE_FILE)):
+        with safe_open(str(file), framework="numpy") as state:
+            progress = json.loads(state.metadata()[PROGRESS])
+        stage = file.parent.relative_to(checkpoint).as_posix()
+        found["policy" if stage == "." else stage] = {"steps": progress["step"], "seconds": progress["elapsed_s"]}
+    return found
+
+
+def training_seconds(checkpoint: Path) -> float:
+    """Of all stages together."""
+    return sum(stage["seconds"] for stage in stages(checkpoint).values())
+
+
+def is_finished(checkpoint: Path) -> bool:
+    """Whether the last stage of a checkpoint was trained to its end."""
+    from policies.checkpoint import CheckpointError, load_config
+
+    try:
+        wanted = load_config(checkpoint).training["config"]["steps"]
+    except (CheckpointError, KeyError):
+        return False
+    return stages(checkpoint).get("policy", {}).get("steps", 0) >= wanted
+
+
+def diffusion_steps(seconds: float, dataset: Path, folder: Path) -> int:
+    """So many optimiser steps of Diffusion Policy take `seconds` here, by a short trial; kept in `folder`.
+
+    The learning rate falls to 0 over the steps, so a training cannot just be cut off when its time is over.
+    """
+    kept = folder / "steps.json"
+    if not kept.exists():
+        took = []
+        for steps in (LEFT_OUT, PROBE_STEPS):
+            trial = folder / f"trial_{steps}"
+            visuomotor(
+                "train", "diffusion", "--dataset", dataset, "--output", trial, "--steps", steps, "--resume",
+                *DIFFUSION, threads=1, log=folder.with_suffix(".log"),
+            )  # fmt: skip
+            took.append(training_seconds(trial))
+        step_s = (took[1] - took[0]) / (PROBE_STEPS - LEFT_OUT)
+        kept.write_text(json.dumps({"steps": max(1, round(seconds / step_s)), "seconds": seconds, "step_s": step_s}))
+    return int(json.loads(kept.read_text())["steps"])
+
+
+def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """95 % interval of the mean over all values, which are drawn anew within each group (a task's episodes)."""
+    random = np.random.default_rng(0)
+    drawn = np.zeros(RESAMPLED)
+    for values in groups:
+        drawn += random.choice(np.asarray(values, dtype=float), (RESAMPLED, len(values))).sum(1)
+    low, high = np.percentile(drawn / sum(map(len, groups)), (2.5, 97.5))
+    return float(low), float(high)
+
+
+def gain(rows: Sequence[dict[str, Any]], over: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How much more often one policy succeeds than another, on the same episodes: {points, ci95} in success rate.
+
+    `rows`, `over`: results of `visuomotor eval`, a row a task. Raises ValueError: the episodes differ.
+    """
+    differences = []
+    for row, other in zip(rows, over, strict=True):
+        if (row["task"], row["seeds"]) != (other["task"], other["seeds"]):
+            raise ValueError(f"{row['task']}: not the same episodes")
+        differences.append([(s not in row["failed_seeds"]) - (s not in other["failed_seeds"]) for s in row["seeds"]])
+    mean = float(np.mean([value for values in differences for value in values]))
+    return {"gain": mean, "ci95": bootstrap_interval(differences)}

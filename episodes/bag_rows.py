@@ -1,0 +1,196 @@
+"""The rows of a recorded episode: what was measured, asked for and applied in each control period."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from contracts.feature import Feature
+from contracts.robot import Camera, RobotContract, Sensor
+from episodes.bag import BagEpisode, BagError, BagReader
+from episodes.data import EpisodeData
+from episodes.samples import (
+    JOINT_STATE,
+    Timeline,
+    check_finite,
+    fields_of,
+    image_of,
+    is_sustained,
+    message_stamp,
+    named_positions,
+    sensors_of,
+    topic_name,
+)
+
+NOTHING = -1  # index of what is added to a row of values: none, which counts as 0
+
+
+@dataclass
+class ConversionReport:
+    """What came of a recording.
+
+    Attributes:
+        added: episodes that are in the dataset now and were not before.
+        present: episodes that it already had.
+        skipped: "episode n: why not", of those that could not be converted.
+        dropped: control periods left out because no sensor had spoken yet, or their command was not usable.
+        stale: control periods whose newest sensor sample was older than the contract's time-out; they were kept.
+        problems: damage met in the recording.
+    """
+
+    added: int = 0
+    present: int = 0
+    skipped: list[str] = field(default_factory=list)
+    dropped: int = 0
+    stale: int = 0
+    problems: list[str] = field(default_factory=list)
+
+
+def bag_episode(
+    reader: BagReader,
+    episode: BagEpisode,
+    robot: RobotContract,
+    observation_set: str,
+    report: ConversionReport | None = None,
+) -> EpisodeData:
+    """One recorded episode as rows. Raises BagError when it holds no usable row or does not say which task it was."""
+    report = report or ConversionReport()
+    try:
+        features = robot.observation_features(observation_set)
+    except ValueError as error:
+        raise BagError(f"observation set: {error}") from None
+    recorded = _collect(reader, episode, robot, features)
+    stamps = np.array(recorded.commands.stamps, dtype=np.int64)
+    order = np.argsort(stamps, kind="stable")
+    stamps = stamps[order]
+    actions = np.array([recorded.commands.values[i] for i in order], dtype=np.float32)
+    chosen, complete = {}, np.ones(len(stamps), dtype=bool)
+    late = np.zeros(len(stamps), dtype=bool)
+    for name, timeline in recorded.samples.items():
+        indices, ages = timeline.newest(stamps)
+        stale = ages > recorded.timeouts_ns[name]
+        chosen[name] = np.where(stale, NOTHING, indices) if name in recorded.requests else indices
+        if name not in recorded.requests:
+            complete &= indices >= 0
+            late |= stale
+    report.dropped += recorded.dropped + int((~complete).sum())
+    report.stale += int((late & complete).sum())
+    if not complete.any():
+        raise BagError(f"has no control period with a command and all of {list(recorded.samples)}")
+    rows = np.flatnonzero(complete)
+    observations = {f.key: _observed(f, recorded, chosen, rows) for f in features}
+    description = episode.description
+    task, task_name, seed = description.get("task"), description.get("task_name"), description.get("seed")
+    if not isinstance(task_name, str) or not isinstance(seed, int) or isinstance(seed, bool):
+        raise BagError(f"its description has no task_name and seed: {sorted(description)}")
+    text = task if isinstance(task, str) and task else task_name
+    pushes = _pushes(recorded, stamps[rows], reader)
+    return EpisodeData(observations, actions[rows], text, task_name, seed, recorded.success, pushes=pushes)
+
+
+@dataclass
+class _Recorded:
+    """Everything of one episode that its rows are made from: one timeline a sensor field and a camera.
+
+    `requests` are the fields that hold what was asked for: silence, or none for too long, is 0. `pushes` is None of a
+    robot that nothing could push.
+    """
+
+    samples: dict[str, Timeline]
+    timeouts_ns: dict[str, float]
+    requests: frozenset[str] = frozenset()
+    pushes: Timeline | None = None
+    commands: Timeline = field(default_factory=Timeline)
+    success: bool = False
+    dropped: int = 0
+
+
+def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, features: tuple[Feature, ...]) -> _Recorded:
+    """Read an episode's messages; unusable ones are noted in the reader's problems."""
+    sensors, cameras = sensors_of(robot, features)
+    needed = {name for feature in features if not feature.is_image for name in feature.names}
+    timeouts = {name: s.timeout_s * 1e9 for s in sensors for name in s.fields if name in needed}
+    timeouts |= {camera.name: camera.timeout_s * 1e9 for camera in cameras}
+    requests = frozenset(name for sensor in sensors if sensor.is_request for name in sensor.fields)
+    recorded = _Recorded({name: Timeline() for name in timeouts}, timeouts, requests, success=is_sustained(robot))
+    recorded.pushes = Timeline() if robot.body == "quadruped" else None
+    parts: list[Sensor | Camera] = [*sensors, *cameras]
+    by_topic = {topic_name(robot, part.topic): part for part in parts}
+    applied, success = topic_name(robot, commands_topic(robot)[0]), topic_name(robot, "success")
+    pushed = topic_name(robot, "applied_push")
+    for message in reader.raw({*by_topic, applied, success, pushed}, episode.files):
+        if not episode.start_ns <= message.log_time_ns <= episode.end_ns:
+            continue
+        decoded = reader.decode(message)
+        try:
+            if decoded is None:
+                recorded.dropped += message.topic == applied
+            elif message.topic == success:
+                recorded.success = bool(decoded.data) or (recorded.success and not is_sustained(robot))
+            elif message.topic == applied:
+                recorded.commands.add(*_command(robot, decoded, message.log_time_ns))
+            elif message.topic == pushed:
+                if recorded.pushes is not None:
+                    recorded.pushes.add(message_stamp(decoded), _force(decoded))
+            elif isinstance(part := by_topic[message.topic], Camera):
+                recorded.samples[part.name].add(message_stamp(decoded), image_of(part, decoded))
+            else:
+                stamp = message.log_time_ns if part.is_request else message_stamp(decoded)
+                for name, value in fields_of(part, decoded).items():
+                    if name in recorded.samples:
+                        recorded.samples[name].add(stamp, value)
+        except (ValueError, AttributeError) as error:  # AttributeError: a message of another type than the contract's
+            recorded.dropped += message.topic == applied
+            reader.note(f"{message.topic} at {message.log_time_ns} ns left out: {error}")
+    return recorded
+
+
+def commands_topic(robot: RobotContract) -> tuple[str, str]:
+    """Topic and type of what the robot did: a simulated one says so; of a real one it is known what it was told."""
+    return (robot.command.topic, robot.command.type) if robot.body == "external" else ("applied_command", JOINT_STATE)
+
+
+def _command(robot: RobotContract, message: Any, log_time_ns: int) -> tuple[int, np.ndarray]:
+    """Stamp (ns) and command in the contract's order; a bare array is stamped by its recorder. Raises ValueError."""
+    channels = [channel.name for channel in robot.command.channels]
+    if robot.body == "external":
+        stamp, command = log_time_ns, list(message.data)
+        if len(command) != len(channels):
+            raise ValueError(f"{len(command)} elements; {len(channels)} would be right")
+    else:
+        stamp, values = message_stamp(message), named_positions(message)
+        if sorted(values) != sorted(channels):
+            raise ValueError(f"names {sorted(values)}; {sorted(channels)} would be right")
+        command = [values[name] for name in channels]
+    check_finite(command)
+    return stamp, np.array(command)
+
+
+def _force(message: Any) -> np.ndarray:
+    """A WrenchStamped's force, [3]. Raises ValueError."""
+    force = [message.wrench.force.x, message.wrench.force.y, message.wrench.force.z]
+    check_finite(force)
+    return np.array(force)
+
+
+def _pushes(recorded: _Recorded, stamps: np.ndarray, reader: BagReader) -> np.ndarray | None:
+    """The force of each row, [T, 3]: what carries the row's own stamp."""
+    if recorded.pushes is None:
+        return None
+    indices, ages = recorded.pushes.newest(stamps)
+    known = (indices >= 0) & (ages == 0)
+    if not known.all():
+        reader.note(f"in {int((~known).sum())} of {len(stamps)} periods the push is not known, and taken as none")
+    values = np.array([*recorded.pushes.values, np.zeros(3)])
+    return values[np.where(known, indices, NOTHING)]
+
+
+def _observed(feature: Feature, recorded: _Recorded, chosen: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """[T, *feature.shape] from the samples chosen for each row."""
+    if feature.is_image:
+        pictures = recorded.samples[feature.camera].values
+        return np.stack([pictures[i] for i in chosen[feature.camera][rows]])
+    columns = [np.array([*recorded.samples[name].values, 0.0])[chosen[name][rows]] for name in feature.names]
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -1,0 +1,250 @@
+"""PAD's benchmark: its figures are those that can be worked out by hand, and it compares like with like."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import safetensors.numpy
+from PIL import Image
+
+from benchmarks import pad_runs
+from benchmarks.pad_metaworld import main
+from benchmarks.pad_pictures import picture_table, psnr, squared_error, ssim, write_grid
+from benchmarks.pad_runs import PadRun, bootstrap_interval, diffusion_steps, gain, stages, training_seconds
+from contracts import PolicyContract, PolicyObservation, load_robot
+from episodes.dataset import DatasetWriter, EpisodeData
+from episodes.tiles import CAPTION, GAP
+from execution.chunk import ActionChunk
+from execution.observation import Observation
+from policies.runtime.graphs import TensorType
+from policies.runtime.pad import painted
+
+CAMERA = "observation.images.corner2"
+AHEAD = (4, 8, 12)
+SIZE = 24  # pixels
+BLUR = 3  # grey levels that the autoencoder of these tests adds
+
+
+def test_psnr_is_that_of_the_squared_error() -> None:
+    dark, light = np.full((SIZE, SIZE, 3), 100, np.uint8), np.full((SIZE, SIZE, 3), 110, np.uint8)
+    assert squared_error(dark, light) == squared_error(light, dark) == 100
+    assert psnr(100) == pytest.approx(28.1308, abs=1e-4)  # 20 log10(255 / 10)
+    assert psnr(0) == 100
+
+
+def test_ssim_is_that_of_its_definition() -> None:
+    random = np.random.default_rng(0)
+    picture = random.integers(0, 256, (SIZE, 32, 3), dtype=np.uint8)
+    assert ssim(picture, picture) == pytest.approx(1)
+    assert ssim(picture, 255 - picture) < -0.9, "the same structure, turned round"
+    dark, light = np.full((SIZE, SIZE, 3), 50, np.uint8), np.full((SIZE, SIZE, 3), 200, np.uint8)
+    assert ssim(dark, light) == pytest.approx((2 * 50 * 200 + 6.5025) / (50**2 + 200**2 + 6.5025))  # of means alone
+    noise = random.normal(size=picture.shape)
+    noisy = [np.clip(picture + sigma * noise, 0, 255).astype(np.uint8) for sigma in (5, 20, 60)]
+    assert 1 > ssim(picture, noisy[0]) > ssim(picture, noisy[1]) > ssim(picture, noisy[2]) > 0
+
+
+class Oracle:
+    """A runtime, session and graphs in one: imagines the picture that is `AHEAD` grey levels lighter than now."""
+
+    imagines: tuple[int, ...] = AHEAD
+
+    def __init__(self, contract: PolicyContract, error: int = 0) -> None:
+        self.contract, self.error = contract, error
+        self.sampler, self.conditions = self, ("text", "now_pictures")
+        encoder = type("Encoder", (), {"__call__": lambda _, i: [np.zeros(1), i[CAMERA].astype(np.float32)]})()
+        encoder.inputs = {CAMERA: TensorType((1, 1, SIZE, SIZE, 3), "uint8"), "task": TensorType((1,), "int64")}
+        encoder.inputs["observation.state"] = TensorType((1, 1, 4), "float32")
+        self.runners = {"encoder": encoder, "picture": lambda i: [(i["pictures"] + BLUR).astype(np.uint8)]}
+
+    def start(self, seed: int, instruction: str | None = None) -> Oracle:
+        assert instruction in self.contract.instructions
+        return self
+
+    def act(self, observation: Observation) -> ActionChunk | None:
+        self.now = observation.values[CAMERA][-1]
+        return None
+
+    def imagination(self):
+        now = self.now
+        return lambda: np.stack([now + periods + self.error for periods in AHEAD])
+
+
+@pytest.fixture(scope="module")
+def setting(tmp_path_factory) -> tuple[PolicyContract, Path]:
+    """A contract, and a dataset of two tasks whose pictures grow lighter by a level a period from 50 on."""
+    robot = load_robot("metaworld_sawyer")
+    camera = msgspec.structs.replace(robot.cameras[0], height=SIZE, width=SIZE)
+    robot = msgspec.structs.replace(robot, cameras=(camera,))
+    features = robot.observation_features("image")
+    contract = PolicyContract(
+        policy="pad",
+        robot=robot.name,
+        observation_set="image",
+        task="push it\nreach it",
+        observations=tuple(PolicyObservation(feature=f) for f in features),
+        action=robot.action_feature,
+        action_period_s=robot.control_period_s,
+        horizon=12,
+        execute=4,
+    )
+    path = tmp_path_factory.mktemp("data") / "heldout"
+    with DatasetWriter(path, robot, "image") as writer:
+        for seed, (name, length) in enumerate((("push", 29), ("push", 10), ("reach", 21))):
+            grey = (50 + np.arange(length, dtype=np.uint8))[:, None, None, None]
+            writer.add(
+                EpisodeData(
+                    observations={
+                        CAMERA: np.broadcast_to(grey, (length, SIZE, SIZE, 3)),
+                        **{f.key: np.zeros((length, *f.shape), np.float32) for f in features if not f.is_image},
+                    },
+                    actions=np.zeros((length, 4), np.float32),
+                    task=f"{name} it",
+                    task_name=name,
+                    seed=seed,
+                    success=True,
+                )
+            )
+    return contract, path
+
+
+def test_pictures_are_compared_with_those_of_their_own_time(setting) -> None:
+    contract, dataset = setting
+    rows = picture_table(Oracle(contract, error=1), dataset, every=8)  # type: ignore[arg-type]
+    assert [(row["task"], row["periods"]) for row in rows] == [
+        (task, periods) for task in ("push", "reach", "mean") for periods in AHEAD
+    ]
+    for row in rows:
+        assert row["imagined"]["psnr"] == pytest.approx(psnr(1))
+        assert row["present"]["psnr"] == pytest.approx(psnr(row["periods"] ** 2))
+        assert row["encoded"]["psnr"] == pytest.approx(psnr(BLUR**2))
+        lighter, now = row["periods"], np.full((SIZE, SIZE, 3), 50, np.uint8)
+        best = painted(now, now + BLUR, (now + BLUR + lighter)[None])[0]
+        assert row["best"]["psnr"] == pytest.approx(psnr(squared_error(best, now + lighter)))
+        assert 0.95 < row["present"]["ssim"] < row["imagined"]["ssim"] < 1
+    # 0, 8, 16 of 29 rows; none of 10; 0, 8 of 21
+    assert [row["moments"] for row in rows] == [3, 3, 3, 2, 2, 2, 5, 5, 5]
+
+
+def test_a_policy_without_pictures_is_refused(setting, monkeypatch) -> None:
+    monkeypatch.setattr(Oracle, "imagines", ())
+    with pytest.raises(ValueError, match="imagines no pictures"):
+        picture_table(Oracle(setting[0]), setting[1])  # type: ignore[arg-type]
+
+
+def test_the_grid_shows_now_then_what_was_imagined_then_what_happened(setting, tmp_path) -> None:
+    contract, dataset = setting
+    write_grid(Oracle(contract), dataset, tmp_path / "grid.png")  # type: ignore[arg-type]
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    assert grid.shape == (2 * (CAPTION + 192) + GAP, 7 * 192 + 6 * GAP, 3)
+    middle = [grid[CAPTION + 96, 96 + column * (192 + GAP), 0] for column in range(7)]
+    assert middle == [58, 62, 66, 70, 62, 66, 70]  # row 8 of 29
+
+
+def row(task: str, failed: list[int], seeds: tuple[int, ...] = (1, 3, 5, 7)) -> dict:
+    return {"task": task, "seeds": list(seeds), "failed_seeds": failed}
+
+
+def test_a_gain_is_counted_episode_by_episode() -> None:
+    better, worse = [row("push", [1]), row("reach", [])], [row("push", [1, 3, 5]), row("reach", [7])]
+    found = gain(better, worse)
+    assert found["gain"] == pytest.approx(3 / 8)
+    assert 0 <= found["ci95"][0] < found["gain"] < found["ci95"][1] <= 0.75
+    assert gain(worse, better)["gain"] == -found["gain"]
+    assert gain(better, better) == {"gain": 0, "ci95": (0, 0)}
+    with pytest.raises(ValueError, match="reach: not the same episodes"):
+        gain(better, [worse[0], row("reach", [], seeds=(9, 11, 13, 15))])
+
+
+def test_a_task_that_always_succeeds_adds_no_uncertainty() -> None:
+    assert bootstrap_interval([[1] * 25, [0] * 25]) == (0.5, 0.5)
+    low, high = bootstrap_interval([[0, 1] * 50])
+    assert [low, high] == pytest.approx([0.40, 0.60], abs=0.021)  # 0.5 -+ 1.96 sqrt(0.25 / 100)
+
+
+def write_state(folder: Path, steps: int, seconds: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = {"progress": json.dumps({"step": steps, "elapsed_s": seconds})}
+    safetensors.numpy.save_file({"x": np.zeros(1)}, folder / "training_state.safetensors", metadata=progress)
+
+
+def test_training_time_is_that_of_all_stages(tmp_path) -> None:
+    write_state(tmp_path, 6000, 1800.5)
+    write_state(tmp_path / "vae", 1500, 600.25)
+    assert stages(tmp_path) == {
+        "policy": {"steps": 6000, "seconds": 1800.5},
+        "vae": {"steps": 1500, "seconds": 600.25},
+    }
+    assert training_seconds(tmp_path) == 2400.75
+
+
+def test_diffusion_policy_gets_the_same_seconds(tmp_path, monkeypatch) -> None:
+    """Its first steps, which are slower, do not count; and what was found once stays."""
+    calls = []
+
+    def trained(*words, **_) -> None:
+        calls.append(words)
+        steps = words[words.index("--steps") + 1]
+        write_state(words[words.index("--output") + 1], steps, 100 + 0.25 * steps)
+
+    monkeypatch.setattr(pad_runs, "visuomotor", trained)
+    assert diffusion_steps(3600, Path("data"), tmp_path) == 14400
+    assert len(calls) == 2
+    assert diffusion_steps(99, Path("data"), tmp_path) == 14400, "a run that goes on must not change its mind"
+    assert len(calls) == 2
+
+
+def test_a_result_of_older_weights_is_not_taken_for_a_new_one(tmp_path) -> None:
+    run = PadRun(tmp_path, "pad", ("push",), tmp_path / "data", "image")
+    for file in (run.checkpoint / "model.safetensors", run.bundle / "manifest.json"):
+        file.parent.mkdir()
+        file.touch()
+    run.train()
+    os.utime(run.bundle / "manifest.json", (1, 1))
+    with pytest.raises(ValueError, match="remove .* to measure it anew"):
+        run.train()
+
+
+def test_a_checkpoint_that_is_not_finished_is_refused(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--nano", str(tmp_path), "--output", str(tmp_path / "out"), "--json", str(tmp_path / "x.json")])
+    assert "no checkpoint whose training is finished" in capsys.readouterr().err
+
+
+def test_the_tables_are_of_what_was_run_and_other_parts_stay(tmp_path, monkeypatch) -> None:
+    """Everything but the runs themselves: PAD solves all four episodes of both tasks, the others two of each."""
+    for module in ("benchmarks.pad_runs", "benchmarks.runs"):
+        monkeypatch.setattr(f"{module}.visuomotor", lambda *words, **_: pytest.fail(f"ran {words}"))
+    monkeypatch.setattr(PadRun, "train", lambda self: None)
+    monkeypatch.setattr("benchmarks.runs.parameters", lambda checkpoint: 1)
+    output, result = tmp_path / "runs", tmp_path / "result.json"
+    result.write_text(json.dumps({"pictures": "as before", "policies": "older"}))
+    for name, failed in (("nano", []), ("no_pictures", [1, 3]), ("diffusion", [5, 7])):
+        write_state(output / name / "checkpoint", 10, 600)
+        rows = [
+            row(task, failed)
+            | {"episodes": 4, "successes": 4 - len(failed), "success_rate": 1 - len(failed) / 4, "ci95": [0, 1]}
+            | {"inference_ms": {"p50": 1.0}}
+            for task in ("push", "reach")
+        ]
+        (output / name / "eval.json").write_text(json.dumps({"rows": rows}))
+    (output / "diffusion" / "steps.json").write_text(json.dumps({"steps": 77}))
+    data = tmp_path / "data"
+    (data / "demos50").mkdir(parents=True)
+    main(["--parts", "policies", "--data", str(data), "--output", str(output), "--json", str(result)])
+    found = json.loads(result.read_text())
+    assert found["pictures"] == "as before"
+    groups = found["policies"]["groups"]
+    assert {name: group["mean_success_rate"] for name, group in groups.items()} == {
+        "PAD nano": 1.0, "without predicting pictures": 0.5, "Diffusion Policy": 0.5
+    }  # fmt: skip
+    assert groups["Diffusion Policy"]["bootstrap_ci95"] == pytest.approx([0.125, 0.875], abs=0.13)
+    assert groups["PAD nano"]["training_minutes"] == 10
+    assert {gained["gain"] for gained in found["policies"]["gains"].values()} == {0.5}
+    (told,) = {tuple(r["training"]) for r in found["policies"]["rows"] if r["group"] == "Diffusion Policy"}
+    assert told[:2] == ("--steps", "77")

@@ -1,0 +1,43 @@
+"""What tests of several rooms share: a walking policy that was never trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def walking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a Go2, without a training state: a small network that moves its legs a little, whatever it sees."""
+    import torch
+
+    from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_tensors
+    from policies.hinfinity.checkpoint import LocomotionCheckpoint
+    from policies.hinfinity.config import HInfinityConfig
+    from sim.legged.figures import GO2
+    from sim.legged.task import locomotion_contract
+
+    config = LocomotionCheckpoint(
+        config=HInfinityConfig(actor_widths=(16, 16), critic_widths=(8,), disturber="none"),
+        locomotion=locomotion_contract(GO2, 0.02),
+        robot="go2",
+        privileged_size=79,
+        environment={"commands": {"forward": 1.0, "left": 0.8, "turn": 1.0, "start": 0.5}, "environments": 12},
+    )
+    path = tmp_path_factory.mktemp("walking")
+    torch.manual_seed(0)
+    networks = config.build()
+    with torch.no_grad():
+        networks.actor.body[-1].weight.mul_(10)  # type: ignore[operator]
+    (path / CONFIG_FILE).write_text(config.to_json())
+    write_tensors(path / WEIGHTS_FILE, networks.state_dict(), {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def walking_bundle(walking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, exported."""
+    from policies.export import export
+
+    return export(walking_checkpoint, tmp_path_factory.mktemp("bundles") / "walking")
