@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from contracts import PolicyContract, PolicyObservation, RobotContract
 from policies.config import ChunkConfig, TrainingConfig
+from policies.encoders import ObservationEncoder
+from policies.normalization import MinMaxNormalizer
 from policies.runtime.graphs import observation_types
 from policies.runtime.sampler import Sampler
 
@@ -69,21 +71,25 @@ class Policy(nn.Module, ABC):
         config_type: its choices;
         sampling: those of them that training does not depend on, so that they can be made anew at export;
         learns_from_video: whether episodes without actions are of use to it.
+        encoder, actions: what sees, and the actions' normaliser; a family without them has its own `fit_normalization`.
     """
 
     family: ClassVar[str]
     config_type: ClassVar[type[ChunkConfig]]
     sampling: ClassVar[tuple[str, ...]]
     learns_from_video: ClassVar[bool] = False
+    encoder: ObservationEncoder
+    actions: MinMaxNormalizer
 
     def __init__(self, config: ChunkConfig, contract: PolicyContract) -> None:
         super().__init__()
         self.config = config
         self.contract = contract
 
-    @abstractmethod
     def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the ranges of the dataset: key -> {"min": ..., "max": ...}."""
+        """Take the ranges of states and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
+        self.encoder.fit(statistics)
+        self.actions.fit(statistics["action"])
 
     def fit_robot(self, robot: RobotContract) -> None:  # noqa: B027  # most need nothing of it
         """Take what acting needs of the robot. Raises ValueError for one that such a policy cannot drive."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 import torch
@@ -39,11 +38,6 @@ class CarpPolicy(Policy):
         self.actions = MinMaxNormalizer(action_dim)
         self.tokenizer = Tokenizer(action_dim, config)
         self.transformer = NextScaleTransformer(self.encoder.output_dim, action_dim, config)
-
-    def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the ranges of states and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
-        self.encoder.fit(statistics)
-        self.actions.fit(statistics["action"])
 
     def stages(self, training: TrainingConfig) -> Iterator[Stage]:
         """The tokeniser first, on chunks alone; then, with the tokeniser fixed, the transformer."""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -35,11 +32,6 @@ class DiffusionPolicy(Policy):
             action_dim, self.encoder.output_dim, config.widths, config.kernel_size, config.timestep_dim
         )
         self.noise_schedule = training_scheduler(config)
-
-    def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the ranges of states and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
-        self.encoder.fit(statistics)
-        self.actions.fit(statistics["action"])
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of the predicted noise (equation 5); elements of the action that never vary do not count.

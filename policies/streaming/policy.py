@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +39,6 @@ class StreamingPolicy(Policy):
         self.scheduler = StreamingScheduler(
             config.noise_levels, config.horizon, config.execute, config.prediction, clip_sample_range=CLIP
         )
-
-    def fit_normalization(self, statistics: Mapping[str, Mapping[str, Any]]) -> None:
-        """Take the ranges of states and actions: key -> {"min": [size], "max": [size]}. Raises ValueError."""
-        self.encoder.fit(statistics)
-        self.actions.fit(statistics["action"])
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean squared error of what the network predicts; elements of the action that never vary do not count.
