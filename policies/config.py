@@ -60,7 +60,8 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
         gradient_clip: largest norm of the gradient.
         ema_power: the averaged weights keep 1 - (1 + step)^-ema_power of themselves in each step,
         ema_max_decay: and at most this.
-        precision: of the arithmetic in training; weights and optimiser are always fp32.
+        precision: of the arithmetic in training: `auto` is bf16 where the hardware multiplies in it, else fp32. Weights
+            and optimiser are always fp32.
         seed: of the first weights, of the batches and of the noise.
         checkpoint_every_s: seconds between two checkpoints.
         threads: of PyTorch on the CPU; None leaves them as they are (OMP_NUM_THREADS).
@@ -76,7 +77,7 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
     gradient_clip: float = 1.0
     ema_power: float = 0.75
     ema_max_decay: float = 0.9999
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
     checkpoint_every_s: float = 60.0
     threads: int | None = None

@@ -7,12 +7,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
+from accelerate import PartialState
 
 from episodes.dataset import Dataset
 from policies.base import make_contract
 from policies.checkpoint import CONFIG_FILE, CheckpointConfig, CheckpointError, load_config, write_config
 from policies.config import ChunkConfig, TrainingConfig
+from policies.precision import settled
 from policies.registry import policy_type
 from policies.trainer import Trainer, TrainingResult
 from policies.training_state import STATE_FILE
@@ -53,8 +56,8 @@ def train_policy(
     """
     kind = policy_type(family)
     policy = policy or kind.config_type()
-    training = training or TrainingConfig()
     output = Path(output)
+    training = _with_precision(training or TrainingConfig(), output, resume)
     source = Dataset(dataset)
     arrays = source.arrays()
     if video is not None and not kind.learns_from_video:
@@ -98,6 +101,15 @@ def train_policy(
 def _description(windows: Windows) -> dict[str, Any]:
     """What the policy learns from, in a few numbers, to tell one dataset from another."""
     return {"episodes": len(windows.starts), "frames": len(windows), "tasks": list(windows.arrays.tasks)}
+
+
+def _with_precision(training: TrainingConfig, output: Path, resume: bool) -> TrainingConfig:
+    """`auto` settled, for this device or as the run was begun."""
+    begun = None
+    if training.precision == "auto" and resume and (output / CONFIG_FILE).exists():
+        begun = load_config(output).training.get("config", {}).get("precision")
+    device = PartialState().device.type  # as the trainer's: Accelerate chooses
+    return msgspec.structs.replace(training, precision=settled(training.precision, device, begun))
 
 
 def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> None:

@@ -81,6 +81,14 @@ def is_walking(path: Path | str) -> bool:
     return isinstance(data, dict) and "locomotion" in data
 
 
+def load_config(path: Path) -> LocomotionCheckpoint:
+    """What a checkpoint says of itself. Raises CheckpointError."""
+    try:
+        return LocomotionCheckpoint.load(path / CONFIG_FILE)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
 def load_networks(path: Path | str) -> tuple[Networks, LocomotionCheckpoint]:
     """A checkpoint's networks, in evaluation mode, and what is known of them.
 
@@ -88,10 +96,7 @@ def load_networks(path: Path | str) -> tuple[Networks, LocomotionCheckpoint]:
         CheckpointError: a file is missing or damaged, or the weights are not exactly those of these networks.
     """
     path = Path(path)
-    try:
-        config = LocomotionCheckpoint.load(path / CONFIG_FILE)
-    except ValueError as error:
-        raise CheckpointError(str(error)) from None
+    config = load_config(path)
     networks = config.build()
     tensors, _ = read_tensors(path / WEIGHTS_FILE)
     load_strictly(networks, tensors, str(path / WEIGHTS_FILE))
@@ -104,11 +109,7 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
     if (output / STATE_FILE).exists():
         if not resume:
             raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
-        try:
-            old = LocomotionCheckpoint.load(output / CONFIG_FILE)
-        except ValueError as error:
-            raise CheckpointError(str(error)) from None
-        changed = _changed(old, config)
+        changed = _changed(load_config(output), config)
         if changed:
             raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
     write_atomically(output / CONFIG_FILE, config.to_json().encode())

@@ -42,7 +42,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         share_none: of those without forces, whoever pushes the others.
         estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
-        precision: of the arithmetic; weights and optimisers are always fp32.
+        precision: of the arithmetic: `auto` is bf16 where the CPU multiplies in it, else fp32. Weights and optimisers
+            are always fp32.
         seed: of the first weights, the actions, the forces and the minibatches.
         checkpoint_every_s: seconds between two checkpoints.
         threads: of PyTorch; None leaves them as they are. Collection and learning take turns, so both may have all.
@@ -82,7 +83,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
     checkpoint_every_s: float = 60.0
     threads: int | None = None

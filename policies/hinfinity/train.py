@@ -9,18 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, Progress, load, prepare, save
+from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, Progress, load, load_config, prepare, save
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
 from policies.hinfinity.forces import NOBODY, Forces
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.rollout import Rollout
+from policies.precision import settled
 from policies.trainer import stop_signals
 
 
@@ -55,6 +57,8 @@ class Trainer:
     ) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        begun = load_config(output).config.precision if resume and (output / STATE_FILE).exists() else None
+        config = msgspec.structs.replace(config, precision=settled(config.precision, "cpu", begun))
         self.environment, self.config, self.output = environment, config, output
         checkpoint = LocomotionCheckpoint(
             config=config,

@@ -138,8 +138,13 @@ def test_a_command_that_arrives_late_moves_nothing(robot, body, graph, peer, wai
     def late() -> int:
         return json.loads(body.trigger(BODY, "statistics", 5.0))["refused"].get("stale", 0)
 
+    def obeys() -> bool:
+        drive(publisher, [0.0, 0.0, 0.0, 0.5], 0.1)
+        return bool(applied) and applied[-1][1].position[3] == 0.5
+
     begin(body)
-    drive(publisher, [0.0, 0.0, 0.0, 0.0], 0.3)  # the topic is connected
+    wait_for(obeys, what="the body hearing its commands")
+    time.sleep(robot.command.timeout_s)  # on a busy machine one of those, too, may arrive late: before the count
     before = late()
     process = graph.processes.pids[BODY]
     os.kill(process, signal.SIGSTOP)
@@ -148,7 +153,7 @@ def test_a_command_that_arrives_late_moves_nothing(robot, body, graph, peer, wai
         time.sleep(3 * robot.command.timeout_s)
     finally:
         os.kill(process, signal.SIGCONT)
-    wait_for(lambda: late() == before + 1, what="the late command being refused")
+    wait_for(lambda: late() > before, what="the late command being refused")
     assert max(abs(m.position[2]) for _, m in applied) < STILL
 
 
