@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import torch
-from accelerate import PartialState
 
 from episodes.dataset import Dataset
 from policies.base import make_contract
@@ -17,7 +16,7 @@ from policies.checkpoint import CONFIG_FILE, CheckpointConfig, CheckpointError, 
 from policies.config import ChunkConfig, TrainingConfig
 from policies.precision import settled
 from policies.registry import policy_type
-from policies.trainer import Trainer, TrainingResult
+from policies.trainer import Trainer, TrainingResult, accelerator
 from policies.training_state import STATE_FILE
 from policies.video import VideoMixture, video_windows
 from policies.windows import Windows
@@ -108,8 +107,7 @@ def _with_precision(training: TrainingConfig, output: Path, resume: bool) -> Tra
     begun = None
     if training.precision == "auto" and resume and (output / CONFIG_FILE).exists():
         begun = load_config(output).training.get("config", {}).get("precision")
-    device = PartialState().device.type  # as the trainer's: Accelerate chooses
-    return msgspec.structs.replace(training, precision=settled(training.precision, device, begun))
+    return msgspec.structs.replace(training, precision=settled(training.precision, accelerator().device.type, begun))
 
 
 def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> None:

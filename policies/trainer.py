@@ -62,9 +62,7 @@ class Trainer:
         observed = windows if stage.observes else windows.without_observations()
         self.windows: Windows | VideoMixture = observed.with_future(stage.future)
         self.output = output
-        self.accelerator = Accelerator(
-            mixed_precision="no"
-        )  # autocast is ours: Accelerate fixes it for a whole process
+        self.accelerator = accelerator()
         self.policy = stage.module.to(self.accelerator.device).train()
         if stage.encode is not None:
             self.windows = self.windows.encoded(stage.encode)
@@ -177,6 +175,11 @@ class Trainer:
         if board is not None:
             for name, value in figures.items():
                 board.add_scalar(f"training/{name}", float(value), self.progress.step)
+
+
+def accelerator() -> Accelerator:
+    """This process's devices and its part in a distributed run; of one process, all are the same."""
+    return Accelerator(mixed_precision="no")  # autocast is ours: Accelerate fixes it for a whole process
 
 
 @contextmanager

@@ -1,10 +1,24 @@
-"""What tests of several rooms share: a walking policy that was never trained."""
+"""What tests of several rooms share: a walking policy that was never trained, and patience with a shared machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+HELD_TO_THE_CLOCK = ("ros_nodes", "fuzz/test_fuzz_graph.py", "execution/test_deadline.py", "test_zoo.py")
+TRIES = 3
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real processes keep real bounds, but a shared machine can stall for longer than they are: another try then.
+
+    What is broken fails every time; the report lists each try that failed.
+    """
+    tests = Path(__file__).parent
+    for item in items:
+        if item.path.relative_to(tests).as_posix().startswith(HELD_TO_THE_CLOCK):
+            item.add_marker(pytest.mark.flaky(reruns=TRIES - 1))
 
 
 @pytest.fixture(scope="session")

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import rclpy
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 
 from contracts import RobotContract, load_robot
-from ros_nodes import qos
 from ros_nodes.graph import NodeProcess, free_domain_id, middleware_environment
 from ros_nodes.graph_client import GraphClient
 from ros_nodes.monitor import Monitor, NodeDied
 from ros_nodes.processes import NodeProcesses
+from tests.ros_nodes.peers import Peer
 
 START_S = 60.0
 ANSWER_S = 10.0
@@ -92,39 +85,6 @@ def new_graph(robot, middleware, tmp_path):
     yield make
     for graph in made:
         graph.close()
-
-
-class Peer:
-    """A ROS node in the test's process: publishes, and keeps what it hears as (monotonic seconds, message)."""
-
-    def __init__(self, robot: RobotContract, middleware: dict[str, str]) -> None:
-        self._context = Context()
-        domain = int(middleware["ROS_DOMAIN_ID"])
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node("peer", namespace="/" + robot.name, context=self._context)
-        self.heard: dict[str, list[tuple[float, Any]]] = defaultdict(list)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        while self._context.ok():
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def listen(self, topic: str, kind: type, profile=qos.SENSOR) -> list[tuple[float, Any]]:
-        messages = self.heard[topic]
-        self.node.create_subscription(kind, topic, lambda m: messages.append((time.monotonic(), m)), profile)
-        return messages
-
-    def publisher(self, topic: str, kind: type, profile=qos.COMMAND):
-        return self.node.create_publisher(kind, topic, profile)
-
-    def close(self) -> None:
-        self._executor.shutdown(timeout_sec=1.0)
-        self._context.try_shutdown()
-        self._thread.join(timeout=2.0)
-        self.node.destroy_node()
 
 
 @pytest.fixture

@@ -5,29 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 
 import numpy as np
 import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray, Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import RobotContract
 from execution.chunk import ActionChunk
-from execution.deadline import DeadlineLoop
 from ros_nodes import qos
 from ros_nodes.conversions import chunk_message, sensor_message, to_stamp
 from ros_nodes.graph import CONTROLLER, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor
 from ros_nodes.processes import NodeProcesses
+from tests.ros_nodes.peers import BeatingPeer
 
 PERIOD_NS = 12_500_000
 ACTION = [0.1, -0.2, 0.3, 0.7]
@@ -43,35 +38,23 @@ def controller(robot, graph):
     return graph.start(node)
 
 
-class FarSide:
+class FarSide(BeatingPeer):
     """A robot that measures and a policy that acts, 80 times a second; each can fall silent, or say something else."""
 
-    def __init__(self, robot, domain: int) -> None:
+    def __init__(self, robot, middleware: dict[str, str]) -> None:
+        super().__init__(robot, middleware, "far_side", rate_hz=80)
         self._robot = robot
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("far_side", namespace="/" + robot.name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
         self.alive = {"sensor", "heartbeat", "chunk"}
         self.position = MIDDLE
         self.last: dict[str, float] = {}
         self._sensor = next(s for s in robot.sensors if s.name == "end_effector")
-        self.pose = self._node.create_publisher(PoseStamped, self._sensor.topic, qos.SENSOR)
-        self.heartbeat = self._node.create_publisher(Header, "heartbeat", qos.HEARTBEAT)
-        self.chunk = self._node.create_publisher(JointTrajectory, "action_chunk", qos.CHUNK)
-        self.commands = self._listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
-        self.modes = self._listen("controller_state", String, qos.LATCHED)
-        self.diagnostics = self._listen("/diagnostics", DiagnosticArray, qos.STATUS)
-        self._running = True
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._act, self._spin)]
-        for thread in self._threads:
-            thread.start()
-
-    def _listen(self, topic: str, kind: type, profile) -> list:
-        heard: list = []
-        self._node.create_subscription(kind, topic, lambda m: heard.append((time.monotonic(), m)), profile)
-        return heard
+        self.pose = self.publisher(self._sensor.topic, PoseStamped, qos.SENSOR)
+        self.heartbeat = self.publisher("heartbeat", Header, qos.HEARTBEAT)
+        self.chunk = self.publisher("action_chunk", JointTrajectory, qos.CHUNK)
+        self.commands = self.listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
+        self.modes = self.listen("controller_state", String, qos.LATCHED)
+        self.diagnostics = self.listen("/diagnostics", DiagnosticArray, qos.STATUS)
+        self.begin()
 
     def a_chunk(self, action=ACTION, horizon: int = 16, names=None) -> JointTrajectory:
         """A chunk of one action for now."""
@@ -82,37 +65,21 @@ class FarSide:
     def newest(self) -> list[float]:
         return list(self.commands[-1][1].data)
 
-    def close(self) -> None:
-        self._running = False
-        for thread in self._threads:
-            thread.join()
-        self._executor.shutdown(timeout_sec=1.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
-
-    def _spin(self) -> None:
-        while self._running:
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _act(self) -> None:
-        loop, tick = DeadlineLoop(80), 0
-        while self._running:
-            loop.wait()
-            if "sensor" in self.alive:
-                self.pose.publish(sensor_message(self._sensor, time.time_ns(), self.position))
-                self.last["sensor"] = time.monotonic()
-            if "heartbeat" in self.alive:
-                self.heartbeat.publish(Header(stamp=to_stamp(time.time_ns())))
-                self.last["heartbeat"] = time.monotonic()
-            if "chunk" in self.alive and tick % 8 == 0:
-                self.chunk.publish(self.a_chunk())
-            tick += 1
+    def beat(self, tick: int) -> None:
+        if "sensor" in self.alive:
+            self.pose.publish(sensor_message(self._sensor, time.time_ns(), self.position))
+            self.last["sensor"] = time.monotonic()
+        if "heartbeat" in self.alive:
+            self.heartbeat.publish(Header(stamp=to_stamp(time.time_ns())))
+            self.last["heartbeat"] = time.monotonic()
+        if "chunk" in self.alive and tick % 8 == 0:
+            self.chunk.publish(self.a_chunk())
 
 
 @pytest.fixture(scope="module")
 def far_side(robot, controller, middleware, wait_for):
     """The FarSide of this module: to find each other takes ROS nodes seconds."""
-    far = FarSide(robot, int(middleware["ROS_DOMAIN_ID"]))
+    far = FarSide(robot, middleware)
     connected = (far.pose, far.heartbeat, far.chunk)
     wait_for(lambda: all(p.get_subscription_count() for p in connected), what="discovery of the controller")
     wait_for(lambda: far.modes, what="the controller's mode")

@@ -6,86 +6,54 @@ import json
 import os
 import shutil
 import signal
-import threading
 import time
 
 import numpy as np
 import pytest
-import rclpy
 from geometry_msgs.msg import PoseStamped
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import PolicyContract, RobotContract
-from execution.deadline import DeadlineLoop
 from ros_nodes import qos
 from ros_nodes.conversions import chunk_from_message, sensor_message, stamp_ns
 from ros_nodes.graph import CONTROLLER, POLICY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor
 from ros_nodes.processes import NodeProcesses
+from tests.ros_nodes.peers import BeatingPeer
 
 PERIOD_NS = 12_500_000
 HOLD_WITHIN_S = 0.1
 
 
-class Robot:
+class Robot(BeatingPeer):
     """A robot that measures itself 80 times a second, and keeps what policy and controller say."""
 
-    def __init__(self, robot, domain: int) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("robot", namespace="/" + robot.name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+    def __init__(self, robot, middleware: dict[str, str]) -> None:
+        super().__init__(robot, middleware, "robot", rate_hz=80)
         self._sensors = {s.name: s for s in robot.sensors if s.name in ("environment", "end_effector")}
-        self.state = self._node.create_publisher(JointState, self._sensors["environment"].topic, qos.SENSOR)
-        self.pose = self._node.create_publisher(PoseStamped, self._sensors["end_effector"].topic, qos.SENSOR)
-        self.chunks = self._listen("action_chunk", JointTrajectory, qos.CHUNK)
-        self.heartbeats = self._listen("heartbeat", Header, qos.HEARTBEAT)
-        self.commands = self._listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
+        self.state = self.publisher(self._sensors["environment"].topic, JointState, qos.SENSOR)
+        self.pose = self.publisher(self._sensors["end_effector"].topic, PoseStamped, qos.SENSOR)
+        self.chunks = self.listen("action_chunk", JointTrajectory, qos.CHUNK)
+        self.heartbeats = self.listen("heartbeat", Header, qos.HEARTBEAT)
+        self.commands = self.listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
         self.alive = True
         self.stamps: list[int] = []
-        self._running = True
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._measure, self._spin)]
-        for thread in self._threads:
-            thread.start()
+        self.begin()
 
     def measurement(self, stamp: int | None = None) -> JointState:
         """What its environment sensor says: always the same."""
         values = np.linspace(-0.5, 0.5, 39)
         return sensor_message(self._sensors["environment"], time.time_ns() if stamp is None else stamp, values)
 
-    def close(self) -> None:
-        self._running = False
-        for thread in self._threads:
-            thread.join()
-        self._executor.shutdown(timeout_sec=1.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
-
-    def _listen(self, topic: str, kind: type, profile) -> list:
-        heard: list = []
-        self._node.create_subscription(kind, topic, lambda m: heard.append((time.monotonic(), m)), profile)
-        return heard
-
-    def _spin(self) -> None:
-        while self._running:
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _measure(self) -> None:
-        loop = DeadlineLoop(80)
-        while self._running:
-            loop.wait()
-            if self.alive:
-                now = time.time_ns()
-                self.stamps.append(now)
-                self.state.publish(self.measurement(now))
-                self.pose.publish(sensor_message(self._sensors["end_effector"], now, (0.0, 0.6, 0.2)))
+    def beat(self, tick: int) -> None:
+        if self.alive:
+            now = time.time_ns()
+            self.stamps.append(now)
+            self.state.publish(self.measurement(now))
+            self.pose.publish(sensor_message(self._sensors["end_effector"], now, (0.0, 0.6, 0.2)))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +74,7 @@ def nodes(robot, graph, bundle) -> GraphClient:
 
 @pytest.fixture(scope="module")
 def body_of_module(robot, nodes, middleware, wait_for):
-    body = Robot(robot, int(middleware["ROS_DOMAIN_ID"]))
+    body = Robot(robot, middleware)
     wait_for(lambda: body.state.get_subscription_count() and body.pose.get_subscription_count(), what="discovery")
     yield body
     body.close()
@@ -277,7 +245,7 @@ def test_a_policy_of_several_tasks_does_what_it_is_told_and_refuses_what_it_cann
     parameters = {"robot": robot.name, "bundle": str(two_task_bundle), "seed": 1}
     processes.start(NodeProcess(POLICY, "ros_nodes.policy_node", "/elsewhere", parameters, THREADS))
     client = GraphClient(elsewhere, middleware, Monitor())
-    body = Robot(elsewhere, int(middleware["ROS_DOMAIN_ID"]))
+    body = Robot(elsewhere, middleware)
 
     def first_chunks(instruction: str) -> bytes:
         body.chunks.clear()

@@ -5,25 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
 import time
 
 import numpy as np
 import pytest
-import rclpy
 from geometry_msgs.msg import Twist
-from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import RobotContract, load_robot
-from execution.deadline import DeadlineLoop
 from ros_nodes import qos
 from ros_nodes.conversions import chunk_from_message, sensor_message, sensor_message_type
 from ros_nodes.graph import CONTROLLER, POLICY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
+from tests.ros_nodes.peers import BeatingPeer
 
 TICK = 20_000_000
 GO2 = load_robot("go2")
@@ -40,27 +35,20 @@ def robot() -> RobotContract:
     return RobotContract.from_dict(data)
 
 
-class Legs:
+class Legs(BeatingPeer):
     """A robot that lies still and measures itself 50 times a second, and somebody who asks it to walk."""
 
-    def __init__(self, robot: RobotContract, domain: int) -> None:
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("legs", namespace="/" + robot.name, context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
+    def __init__(self, robot: RobotContract, middleware: dict[str, str]) -> None:
+        super().__init__(robot, middleware, "legs", rate_hz=50)
         self._sensors = robot.sensors[:2]
-        self.out = [self._node.create_publisher(sensor_message_type(s), s.topic, qos.SENSOR) for s in self._sensors]
-        self.asks = self._node.create_publisher(Twist, "cmd_vel", 10)
-        self.chunks = self._listen("action_chunk", JointTrajectory, qos.CHUNK)
-        self.commands = self._listen("commands", Float64MultiArray, qos.SENSOR)  # what is late is not repaired
-        self.modes = self._listen("controller_state", String, qos.LATCHED)
+        self.out = [self.publisher(s.topic, sensor_message_type(s), qos.SENSOR) for s in self._sensors]
+        self.asks = self.publisher("cmd_vel", Twist, 10)
+        self.chunks = self.listen("action_chunk", JointTrajectory, qos.CHUNK)
+        self.commands = self.listen("commands", Float64MultiArray, qos.SENSOR)  # what is late is not repaired
+        self.modes = self.listen("controller_state", String, qos.LATCHED)
         self.stamps: list[int] = []
         self.asked = (0.0, 0.0, 0.0)
-        self._running = True
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._measure, self._spin)]
-        for thread in self._threads:
-            thread.start()
+        self.begin()
 
     def mode(self) -> str:
         return self.modes[-1][1].data
@@ -71,35 +59,13 @@ class Legs:
     def action(self) -> np.ndarray:
         return chunk_from_message(self.chunks[-1][1], TICK).actions[0]
 
-    def close(self) -> None:
-        self._running = False
-        for thread in self._threads:
-            thread.join()
-        self._executor.shutdown(timeout_sec=1.0)
-        self._node.destroy_node()
-        self._context.try_shutdown()
-
-    def _listen(self, topic: str, kind: type, profile) -> list:
-        heard: list = []
-        self._node.create_subscription(kind, topic, lambda m: heard.append((time.monotonic(), m)), profile)
-        return heard
-
-    def _spin(self) -> None:
-        while self._running:
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def _measure(self) -> None:
-        loop = DeadlineLoop(50)
-        while self._running:
-            loop.wait()
-            now = time.time_ns()
-            self.stamps.append(now)
-            for sensor, publisher, values in zip(
-                self._sensors, self.out, ([*LYING, *[0.0] * 12], UPRIGHT), strict=True
-            ):
-                publisher.publish(sensor_message(sensor, now, values))
-            if len(self.stamps) % 5 == 0 and any(self.asked):
-                self.asks.publish(sensor_message(GO2.sensors[2], now, self.asked))
+    def beat(self, tick: int) -> None:
+        now = time.time_ns()
+        self.stamps.append(now)
+        for sensor, publisher, values in zip(self._sensors, self.out, ([*LYING, *[0.0] * 12], UPRIGHT), strict=True):
+            publisher.publish(sensor_message(sensor, now, values))
+        if len(self.stamps) % 5 == 0 and any(self.asked):
+            self.asks.publish(sensor_message(GO2.sensors[2], now, self.asked))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +91,7 @@ def nodes(robot, graph, walking_bundle, tmp_path_factory) -> GraphClient:
 
 @pytest.fixture(scope="module")
 def legs(robot, nodes, middleware, wait_for):
-    legs = Legs(robot, int(middleware["ROS_DOMAIN_ID"]))
+    legs = Legs(robot, middleware)
     wait_for(lambda: all(p.get_subscription_count() for p in (*legs.out, legs.asks)), what="discovery")
     yield legs
     legs.close()
