@@ -17,7 +17,7 @@ from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
@@ -76,7 +76,7 @@ class GraphClient:
         self._node.create_subscription(Float64MultiArray, robot.command.topic, self._on_command, qos.COMMAND, raw=True)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._spinner = threading.Thread(target=self._spin, name="supervisor spin", daemon=True)
+        self._spinner = threading.Thread(target=self._executor.spin, name="supervisor spin", daemon=True)
         self._spinner.start()
 
     @property
@@ -161,9 +161,9 @@ class GraphClient:
     def close(self) -> None:
         """Leave the graph."""
         self._executor.shutdown()
-        self._context.try_shutdown()
-        self._spinner.join(timeout=5.0)
+        self._spinner.join(timeout=5.0)  # before the context ends: while a thread still waits in it, that can hang
         self._node.destroy_node()
+        self._context.try_shutdown()
 
     def _client(self, name: str, service: str, kind: Any) -> Client:
         path = f"{self._namespace}/{name}/{service}"
@@ -206,12 +206,6 @@ class GraphClient:
 
     def _on_command(self, message: bytes) -> None:
         self._last_command = message  # decoded only when it is needed
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
 
 @contextmanager

@@ -227,12 +227,8 @@ class LiveNodes:
         self.node = rclpy.create_node("fuzzer", namespace="/" + robot.name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
-
-    def _spin(self) -> None:
-        while self._context.ok():
-            self._executor.spin_once(timeout_sec=0.1)
 
     def _on_death(self, name: str, how: str) -> None:
         self.deaths.append(f"{name}: {how}\n{self.processes.log_tail(name)}")
@@ -277,9 +273,9 @@ class LiveNodes:
         self.processes.stop(self.names, 5.0)
         self.client.close()
         self._executor.shutdown(timeout_sec=1.0)
-        self._context.try_shutdown()
-        self._thread.join(timeout=2.0)
+        self._thread.join(timeout=5.0)  # before the context ends: while a thread still waits in it, that can hang
         self.node.destroy_node()
+        self._context.try_shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -26,12 +26,8 @@ class Peer:
         self.node = rclpy.create_node(name, namespace="/" + robot.name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread = threading.Thread(target=self._executor.spin, daemon=True)
         self._thread.start()
-
-    def _spin(self) -> None:
-        while self._context.ok():
-            self._executor.spin_once(timeout_sec=0.1)
 
     def listen(self, topic: str, kind: type, profile=qos.SENSOR) -> list[tuple[float, Any]]:
         messages: list[tuple[float, Any]] = []
@@ -43,9 +39,9 @@ class Peer:
 
     def close(self) -> None:
         self._executor.shutdown(timeout_sec=1.0)
-        self._context.try_shutdown()
-        self._thread.join(timeout=2.0)
+        self._thread.join(timeout=5.0)  # before the context ends: while a thread still waits in it, that can hang
         self.node.destroy_node()
+        self._context.try_shutdown()
 
 
 class BeatingPeer(Peer):
