@@ -56,7 +56,7 @@ SHOWN = ("imagined", "present", "encoded", "best")  # each is compared with what
 
 def imagine(session: Session, episode: EpisodeData, row: int) -> Moment:
     """Ask the policy at one row, after which its whole future was recorded."""
-    key = next(o.feature.key for o in session.contract.observations if o.feature.is_image)
+    key = session.camera
     session.act(_observed(session, episode, row))
     ahead = [row + periods for periods in session.imagines]
     now, imagined = episode.observations[key][row], session.imagination()()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ DATASETS = {  # within the folder of data -> episodes a task, seed of the collec
 DIFFUSION = ("--batch-size", 64, "--precision", "fp32")  # as the image policies of benchmarks/carp.py
 PROBE_STEPS = 120  # of which the first LEFT_OUT are slower: caches, allocations
 LEFT_OUT = 20
+SAME_TIME = 0.02  # relative
 RESAMPLED = 10_000  # times, for an interval
 
 
@@ -42,32 +44,38 @@ class PadRun(PolicyRun):
         """What was trained."""
         return self.at or super().checkpoint
 
+    def collect(self) -> None:
+        """Nothing: the function `collect` makes the datasets, each of its own size and seed."""
+
     def train(self) -> None:
         """Train what is not finished, and export; a checkpoint that is finished is taken as it is.
 
         Raises:
-            ValueError: the checkpoint has changed since it was exported and evaluated.
+            ValueError: the checkpoint has changed since it was exported and evaluated, or is another one.
         """
         weights, manifest = self.checkpoint / "model.safetensors", self.bundle / "manifest.json"
         if manifest.exists() and weights.exists() and weights.stat().st_mtime > manifest.stat().st_mtime:
             raise ValueError(f"{weights} is newer than what was made of it: remove {self.folder} to measure it anew")
+        source = self.folder / "checkpoint.txt"  # whose bundle it is
+        if self.bundle.exists() and source.exists() and source.read_text() != str(self.checkpoint.resolve()):
+            raise ValueError(f"{self.bundle} is of {source.read_text()}: remove {self.folder} to measure another one")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        source.write_text(str(self.checkpoint.resolve()))
         if not self.bundle.exists() and is_finished(self.checkpoint):
-            self.folder.mkdir(parents=True, exist_ok=True)
             anew = ("--sampling", *self.sampling) if self.sampling else ()
             visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
         super().train()
 
 
 def collect(data: Path, names: Sequence[str]) -> None:
-    """Make the datasets that are not there."""
+    """Make the datasets; of what is there only what is missing is added."""
     data.mkdir(parents=True, exist_ok=True)
     for name in names:
         episodes, seed = DATASETS[name]
-        if not (data / name).exists():
-            visuomotor(
-                "collect", *TASKS, "--observations", "image", "--episodes", episodes, "--seed", seed, "--workers", 2,
-                "--output", data / name,
-            )  # fmt: skip
+        visuomotor(
+            "collect", *TASKS, "--observations", "image", "--episodes", episodes, "--seed", seed, "--workers", 2,
+            "--output", data / name,
+        )  # fmt: skip
 
 
 def stages(checkpoint: Path) -> dict[str, dict[str, float]]:
@@ -103,6 +111,9 @@ def diffusion_steps(seconds: float, dataset: Path, folder: Path) -> int:
     """So many optimiser steps of Diffusion Policy take `seconds` here, by a short trial; kept in `folder`.
 
     The learning rate falls to 0 over the steps, so a training cannot just be cut off when its time is over.
+
+    Raises:
+        ValueError: what was kept is for another time.
     """
     kept = folder / "steps.json"
     if not kept.exists():
@@ -116,7 +127,11 @@ def diffusion_steps(seconds: float, dataset: Path, folder: Path) -> int:
             took.append(training_seconds(trial))
         step_s = (took[1] - took[0]) / (PROBE_STEPS - LEFT_OUT)
         kept.write_text(json.dumps({"steps": max(1, round(seconds / step_s)), "seconds": seconds, "step_s": step_s}))
-    return int(json.loads(kept.read_text())["steps"])
+    worked_out = json.loads(kept.read_text())
+    if not math.isclose(worked_out["seconds"], seconds, rel_tol=SAME_TIME):
+        was = f"{worked_out['seconds']:.0f} s, not {seconds:.0f}"
+        raise ValueError(f"{kept} is for {was}: remove {folder} to train it for another time")
+    return int(worked_out["steps"])
 
 
 def bootstrap_interval(groups: Sequence[Sequence[float]]) -> tuple[float, float]:

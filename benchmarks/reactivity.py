@@ -26,6 +26,7 @@ was stopped continues. Prints the table and writes `reactivity.json`.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import re
@@ -207,7 +208,12 @@ def measure(cells: Sequence[Cell], output: Path, workers: int, load: Load | None
             for pair in pool.map(_Bench.attempt, jobs):
                 pairs.append(pair)
                 bar.update()
-            kept = {"cell": asdict(cell), "row": summarize(cell, pairs), "pairs": [asdict(pair) for pair in pairs]}
+            kept = {
+                "cell": asdict(cell),
+                "bundle": _digest(cell),
+                "row": summarize(cell, pairs),
+                "pairs": [asdict(pair) for pair in pairs],
+            }
             write_atomic(cell.file(output), (json.dumps(kept, indent=2) + "\n").encode())
     return [json.loads(cell.file(output).read_text())["row"] for cell in cells]
 
@@ -333,9 +339,18 @@ def _load(bundle: Path, execute: int | None) -> PolicyRuntime:
 
 
 def _is_kept(cell: Cell, output: Path) -> bool:
-    """Whether it was measured, and as it is described now."""
+    """Whether it was measured, as it is described now and with the bundle that is there now."""
     file = cell.file(output)
-    return file.exists() and json.loads(file.read_text())["cell"] == asdict(cell)
+    if not file.exists():
+        return False
+    kept = json.loads(file.read_text())
+    return kept["cell"] == asdict(cell) and kept.get("bundle") == _digest(cell)
+
+
+def _digest(cell: Cell) -> str:
+    """Of a bundle's manifest, and so of all its files."""
+    manifest = cell.policy.bundle(cell.task) / "manifest.json"
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else ""
 
 
 def _success(solved: Sequence[bool]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks.commands import visuomotor
 from episodes.report import wilson_interval
+from sim.seeds import episode_seed
 
 DEMONSTRATIONS = 50  # of each task
 
@@ -61,7 +62,7 @@ class PolicyRun:
         return self.folder / ("eval.json" if self.execute is None else f"eval_execute_{self.execute}.json")
 
     def collect(self) -> None:
-        """Fifty demonstrations of each task; what is there is kept."""
+        """Fifty demonstrations of each task; what is there is kept, what is missing is added."""
         self.dataset.parent.mkdir(parents=True, exist_ok=True)
         visuomotor(
             "collect", *self.tasks, "--observations", self.observations, "--episodes", DEMONSTRATIONS,
@@ -82,13 +83,23 @@ class PolicyRun:
         visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
 
     def evaluate(self, episodes: int, seed: int) -> None:
-        """`visuomotor eval` on unseen seeds, with a process a core; kept once done."""
-        if not self.result.exists():
-            visuomotor(
-                "eval", self.bundle, "--task", *self.tasks, "--episodes", episodes, "--seed", seed,
-                "--workers", os.cpu_count() or 1, "--json", self.result,
-                *(() if self.execute is None else ("--execute", self.execute)),
-            )  # fmt: skip
+        """`visuomotor eval` on unseen seeds, with a process a core; kept once done.
+
+        Raises:
+            ValueError: what was kept is of other episodes.
+        """
+        if self.result.exists():
+            wanted = [episode_seed("eval", seed, index) for index in range(episodes)]
+            if any(row["seeds"] != wanted for row in self.rows()):
+                raise ValueError(
+                    f"{self.result} is not of {episodes} episodes of seed {seed}: remove it to measure anew"
+                )
+            return
+        visuomotor(
+            "eval", self.bundle, "--task", *self.tasks, "--episodes", episodes, "--seed", seed,
+            "--workers", os.cpu_count() or 1, "--json", self.result,
+            *(() if self.execute is None else ("--execute", self.execute)),
+        )  # fmt: skip
 
     def rows(self) -> list[dict]:
         """The evaluation's result of each task."""
@@ -98,9 +109,8 @@ class PolicyRun:
 
 def train_all(runs: Sequence[PolicyRun]) -> None:
     """Collect what they learn from, then train as many at once as there are cores."""
-    for run in {run.dataset: run for run in runs}.values():
-        if not run.dataset.exists():
-            run.collect()
+    for run in {run.dataset: run for run in runs if not run.bundle.exists()}.values():
+        run.collect()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda run: run.train(), runs))
 

@@ -83,10 +83,15 @@ def main() -> None:
     if "ablation" in options.parts:
         groups["ablation"] = _ablation(options.output, options.baseline)
     runs = {run.folder: run for part in groups.values() for members in part.values() for run in members}
+    if "ablation" in options.parts:  # its own policy is the streaming setting's
+        own = _one_action(options.output, ABLATION_TASK, options.baseline / ABLATION_TASK / "dataset")
+        runs.setdefault(own.folder, own)
     train_all([run for run in runs.values() if run.trained is None])
     train_all([run for run in runs.values() if run.trained is not None])
     console = Console()
-    result: dict = {"demonstrations": DEMONSTRATIONS, "hardware": hardware()}
+    kept = options.output / "streaming.json"  # of parts that are not selected now
+    result: dict = json.loads(kept.read_text()) if kept.exists() else {}
+    result |= {"demonstrations": DEMONSTRATIONS, "hardware": hardware()}
     for part, members in groups.items():
         episodes = ABLATION_EPISODES if part == "ablation" else options.episodes
         for run in (run for group in members.values() for run in group):
@@ -94,7 +99,7 @@ def main() -> None:
         result[part] = compare(members)
         show_comparison(console, f"{part}: {DEMONSTRATIONS} demonstrations a task", result[part])
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "streaming.json").write_text(json.dumps(result, indent=2) + "\n")
+    kept.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _state(output: Path, baseline: Path) -> Groups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -210,6 +211,8 @@ class TaskInterface(Contract, frozen=True, kw_only=True):
             explicit reset does.
         ramp_s: after activation, commands are scaled from 0 to 1 over this time.
         stand_up_s: before that, the joints are led from where they are to `home` over this time; 0: they are not.
+        max_tilt_rad: a trunk that leans further from upright has fallen: the controller falls back at once, and only an
+            explicit reset leads out. Needs an Imu; None: nobody watches.
     """
 
     heartbeat_timeout_s: float
@@ -217,11 +220,15 @@ class TaskInterface(Contract, frozen=True, kw_only=True):
     recover_s: float
     ramp_s: float
     stand_up_s: float = 0.0
+    max_tilt_rad: float | None = None
 
     def __post_init__(self) -> None:
         values = (self.heartbeat_timeout_s, self.chunk_timeout_s, self.recover_s, self.ramp_s, self.stand_up_s)
         require_finite("a time-out", *values)
         require(min(values[:2]) > 0 and min(values) >= 0, "time-outs must be positive")
+        if self.max_tilt_rad is not None:
+            require_finite("max_tilt_rad", self.max_tilt_rad)
+            require(0 < self.max_tilt_rad < math.pi, f"max_tilt_rad {self.max_tilt_rad} is not within (0, pi)")
 
 
 class RobotContract(Contract, frozen=True, kw_only=True):
@@ -272,10 +279,19 @@ class RobotContract(Contract, frozen=True, kw_only=True):
                     channel.measured_by in units,
                     f"channel {channel.name!r}: no sensor has the field {channel.measured_by!r}",
                 )
+        if self.task.max_tilt_rad is not None:
+            self.orientation_fields  # noqa: B018 - raises where there are none
         if self.task.stand_up_s:
             self.home_command  # noqa: B018 - raises where there is none
         for set_name in self.observation_sets:
             self.observation_features(set_name)
+
+    @property
+    def orientation_fields(self) -> tuple[str, ...]:
+        """The fields x y z w of the trunk's orientation, of the robot's one Imu. Raises ContractError: it has none."""
+        imus = [sensor for sensor in self.sensors if sensor.type == "sensor_msgs/msg/Imu"]
+        require(len(imus) == 1, f"max_tilt_rad needs one Imu; robot {self.name!r} has {len(imus)}")
+        return imus[0].fields[:4]
 
     @property
     def home_command(self) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ from execution.measurements import Measurements
 from execution.safety import RefusedCommand, SafetyFilter
 from execution.stitching import LatestChunk, Stitching
 from execution.takeover import Takeover
+from execution.tilt import TiltGuard
 
 NANOSECONDS = 1_000_000_000
 PERIOD_TOLERANCE = 1e-3  # relative: a chunk's period is a rounded number of nanoseconds
@@ -31,7 +32,7 @@ class Mode(StrEnum):
     RUN = "run"  # follows the policy
     HOLD = "hold"  # active, but something is missing or late; goes on by itself when it comes within task.recover_s
     DAMP = "damp"  # the same of a robot whose fallback is to damp
-    STOPPED = "stopped"  # fell back for too long: only reset() leads out
+    STOPPED = "stopped"  # fell back for too long, or fell over: only reset() leads out
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class ControllerCore:
         self._recover_ns = round(robot.task.recover_s * NANOSECONDS)
         needed = self._filter.fields | {c.measured_by for c in self._channels if c.hold == "measured" and c.measured_by}
         self._measurements = Measurements(robot, needed, self._future_ns)
+        self._tilt = TiltGuard(robot, self._future_ns)
         self._integrating = robot.command.kind != "joint_position"
         self._takeover = Takeover(robot)
         self._fallback = Fallback(robot, self._measurements)
@@ -117,7 +119,7 @@ class ControllerCore:
     @property
     def needed_sensors(self) -> tuple[Sensor, ...]:
         """The sensors without which it does not run."""
-        return self._measurements.sensors
+        return self._measurements.sensors + self._tilt.sensors
 
     @property
     def measured_ns(self) -> int | None:
@@ -187,11 +189,12 @@ class ControllerCore:
         """Take one measurement; fields are found by name.
 
         Returns:
-            False if it was refused (and counted), or if no limit needs this sensor.
+            False if it was refused (and counted), or if nothing needs this sensor.
         """
         if all(sensor != s.name for s in self.needed_sensors):
             return False
-        reason = self._measurements.update(sensor, stamp_ns, names, values, now_ns)
+        taker = self._tilt if any(sensor == s.name for s in self._tilt.sensors) else self._measurements
+        reason = taker.update(sensor, stamp_ns, names, values, now_ns)
         if reason is not None:
             self.refuse(f"sensor.{sensor}.{reason}")
             return False
@@ -208,6 +211,8 @@ class ControllerCore:
         if self._mode is Mode.STOPPED or not self._active:
             return self._rest(now_ns, self._stop_reasons)
         reasons = self._late(now_ns)
+        if self._tilt.fallen:
+            return self._stop(now_ns, ("tilt",))
         action = None if reasons else self._stitching.sample(now_ns + self._lead_ns, now_ns - self._chunk_timeout_ns)
         if reasons or (action is None and not self._patient(now_ns)):
             return self._fall_back(now_ns, reasons or ("chunk",))
@@ -257,7 +262,10 @@ class ControllerCore:
             return tuple(f"waiting:{what}" for what in sorted(self._unseen))
         silent = self._require_heartbeat and now_ns - self._heartbeat_ns > self._heartbeat_timeout_ns
         late = ("heartbeat",) if silent else ()
-        return (*late, *(f"sensor:{name}" for name in self._measurements.late(now_ns)))
+        return (*late, *(f"sensor:{name}" for name in self._late_sensors(now_ns)))
+
+    def _late_sensors(self, now_ns: int) -> list[str]:
+        return self._measurements.late(now_ns) + self._tilt.late(now_ns)
 
     def _patient(self, now_ns: int) -> bool:
         """True while the robot stands up: what the policy wants does not count yet, only that it is still there."""
@@ -273,17 +281,26 @@ class ControllerCore:
     def _fall_back(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
         """Hold or damp; stop for good when it takes too long. Waiting for what never came yet is no failure."""
         self._takeover.lost(now_ns)
-        if self._mode in (Mode.RUN, Mode.STAND_UP):
-            self.counters.update(f"{self._waiting}.{reason}" for reason in reasons)
-            self._fallback.begin()
+        self._begin_fallback(reasons)
         self._set_mode(self._waiting)
         if not self._unseen:
             if self._fell_back_ns is None:
                 self._fell_back_ns = now_ns
             if now_ns - self._fell_back_ns > self._recover_ns:
-                self._stop_reasons = reasons
-                self._set_mode(Mode.STOPPED)
+                return self._stop(now_ns, reasons)
         return self._rest(now_ns, reasons)
+
+    def _stop(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
+        """Fall back, and for good."""
+        self._begin_fallback(reasons)
+        self._stop_reasons = reasons
+        self._set_mode(Mode.STOPPED)
+        return self._rest(now_ns, reasons)
+
+    def _begin_fallback(self, reasons: tuple[str, ...]) -> None:
+        if self._mode in (Mode.RUN, Mode.STAND_UP):
+            self.counters.update(f"{self._waiting}.{reason}" for reason in reasons)
+            self._fallback.begin()
 
     def _rest(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
         values = self._fallback.command(now_ns, self._sent)
@@ -301,7 +318,7 @@ class ControllerCore:
         self._takeover.forget()
         self._fallback.end()
         self._unseen = {"chunk"} | ({"heartbeat"} if self._require_heartbeat else set())
-        self._unseen.update(f"sensor:{name}" for name in self._measurements.late(now_ns))
+        self._unseen.update(f"sensor:{name}" for name in self._late_sensors(now_ns))
 
     def _set_mode(self, mode: Mode) -> None:
         if mode is not self._mode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from policies.base import Batch
 from policies.windows import Windows
 
 HAS_ACTION = "has_action"  # bool [batch] in a batch: False of a sample whose poses and actions are not known
+SAME_PERIOD = 1e-3  # relative
 VIDEO_SEED = 2**32  # added to the seed of what is drawn, so that the two draws have nothing in common
 
 
@@ -25,9 +27,12 @@ def video_windows(path: Path | str, contract: PolicyContract) -> Windows:
 
     Raises:
         DatasetError: the dataset cannot be used.
-        ValueError: its pictures are not those of the contract, or it has no successful episode.
+        ValueError: its pictures are not those of the contract, or come at another rate, or no episode succeeded.
     """
     source = Dataset(path)
+    if not math.isclose(source.robot.control_period_s, contract.action_period_s, rel_tol=SAME_PERIOD):
+        rates = f"{source.robot.control_rate_hz:g} Hz, the demonstrations at {1 / contract.action_period_s:g} Hz"
+        raise ValueError(f"{path}: the video is at {rates}: what is so many periods ahead would mean two things")
     arrays = source.arrays()
     rows = len(arrays.actions)
     observations = {}

@@ -93,7 +93,7 @@ class ImaginationTopics:
         """`session`: one of the policy's, to ask what it imagines. Raises ValueError: nothing, or `hz` is wrong."""
         if not session.imagines:
             raise ValueError(f"imagine_hz is {hz}, but this {session.contract.policy} policy imagines no pictures")
-        feature = next(o.feature for o in session.contract.observations if o.feature.is_image)
+        feature = next(o.feature for o in session.contract.observations if o.feature.key == session.camera)
         self._camera, self._imagines = robot.camera(feature.camera), session.imagines
         self._imagination = Imagination(hz, self._publish)
         self._node = node

@@ -22,6 +22,9 @@ from ros_nodes.pushes import MAX_FORCE_N, push_message
 PUSH_S = 0.5
 TICK_S = 0.05  # of pushes: an unlucky message late does not end one
 TICKS_A_REQUEST = 2  # 10 Hz
+SAID_S = PUSH_S - PUSH_TIMEOUT_S + TICK_S / 2
+"""For so long messages say that it is pushed: the last of them, PUSH_S - PUSH_TIMEOUT_S after the first, acts for
+PUSH_TIMEOUT_S more. Half a tick is for rounding."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,7 @@ class WalkDirector:
 
     def _run(self, ended: threading.Event, seed: int) -> None:
         rng, began, ticks, pushes, force = np.random.default_rng(seed), time.monotonic(), 0, 0, np.zeros(3)
+        ends_s = 0.0  # the push that goes on
         while not ended.wait(max(0.0, began + ticks * TICK_S - time.monotonic())):
             elapsed_s = ticks * TICK_S
             if ticks % TICKS_A_REQUEST == 0 and self._plan.velocity is not None:
@@ -86,10 +90,10 @@ class WalkDirector:
                     publisher.publish(sensor_message(sensor, 0, self._plan.velocity))
             if self._plan.push_n and elapsed_s >= (pushes + 1) * self._plan.push_every_s:
                 pushes += 1
+                ends_s = elapsed_s + SAID_S
                 angle = rng.uniform(-np.pi, np.pi)
                 force = self._plan.push_n * np.array([np.cos(angle), np.sin(angle), 0.0])
-            # The last message of a push acts for a while: what is said for so much less takes PUSH_S altogether.
-            if pushes and elapsed_s < pushes * self._plan.push_every_s + PUSH_S - PUSH_TIMEOUT_S:
+            if elapsed_s < ends_s:
                 self._pushes.publish(push_message(Push(force), self._node.get_clock().now().nanoseconds))
             ticks += 1
 

@@ -34,7 +34,7 @@ class DiffusionPolicy(Policy):
         self.noise_schedule = training_scheduler(config)
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of the predicted noise (equation 5); elements of the action that never vary do not count.
+        """Mean squared error of the predicted noise (equation 5).
 
         Args:
             batch: observations [batch, history, ...] and `action` [batch, horizon, action_dim].

@@ -88,7 +88,7 @@ class PadSession(Session):
         self.poses = poses[0]
         if "pictures" in noisy:
             latest = present["now_pictures"][:, -1:]
-            self._latents, self._seen = (noisy["pictures"], latest), inputs[self._camera][0, -1]
+            self._latents, self._seen = (noisy["pictures"], latest), inputs[self.camera][0, -1]
         return follow(sampler, now, poses[0], self.contract.action_period_s)
 
     @property

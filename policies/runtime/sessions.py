@@ -43,11 +43,13 @@ class Session(ABC):
         residual_noise: standard deviation of the noise left in each action of a chunk, of which 1 would be nothing but
             noise; None of a policy whose actions are all decided.
         imagines: control periods ahead of the pictures that it imagines with each chunk; empty if it imagines none.
+        camera: key of the observed pictures that they continue.
     """
 
     graphs: ClassVar[tuple[str, ...]]
     residual_noise: tuple[float, ...] | None = None
     imagines: tuple[int, ...] = ()
+    camera: str = ""
 
     def __init__(
         self, contract: PolicyContract, sampler: Any, runners: Mapping[str, GraphRunner], start: EpisodeStart

@@ -18,13 +18,15 @@ Sample = NDArray[Any]  # float32
 
 
 class StreamingSession(Session):
-    """Holds the buffer of one episode: action k of it is meant for `stamp + k * period` of the latest observation.
+    """Holds the buffer of one episode: action k of it is meant for k periods after the latest observation.
 
-    For each observation, what lies in the past is dropped, pure noise is appended, and the network leads the buffer
-    one step down its staircase of noise levels (`staircase`). If observations failed to come, more is dropped, and what
-    is left stands too high on the staircase: the same evaluations then take longer steps, so that the answer is as
-    prompt as ever. The chunk holds the estimate of every clean action; `residual_noise` says how far each of them
-    still is from being decided. All noise is drawn as float32 from the session's generator.
+    The buffer has a grid of its own, whole periods from the episode's first observation on, and rolls by as many as
+    have passed: observations may come at any rate and with any jitter, and none of it adds up. For each observation,
+    what lies in the past is dropped, pure noise is appended, and the network leads the buffer one step down its
+    staircase of noise levels (`staircase`). If observations failed to come, more is dropped, and what is left stands
+    too high on the staircase: the same evaluations then take longer steps, so that the answer is as prompt as ever. The
+    chunk holds the estimate of every clean action; `residual_noise` says how far each of them still is from being
+    decided. All noise is drawn as float32 from the session's generator.
     """
 
     graphs = ("encoder", "denoiser", "decoder")
@@ -45,7 +47,7 @@ class StreamingSession(Session):
         self.residual_noise = tuple(np.sqrt(1 - self._alphas[self._descent[-1]]).tolist())
         self._sample: Sample | None = None  # the buffer [horizon, action_dim], at ...
         self._levels: Levels = self._descent[0]  # ... [horizon]
-        self._stamp_ns = 0
+        self._begins_ns = 0  # what its first action is meant for
 
     @classmethod
     def check_graphs(
@@ -70,17 +72,20 @@ class StreamingSession(Session):
     def infer(self, inputs: Mapping[str, Array], stamp_ns: int) -> NDArray[np.float32]:
         """Roll the buffer to `stamp_ns`, denoise it, and estimate the actions [horizon, action_dim]."""
         (condition,) = self.runners["encoder"](inputs)
-        elapsed = max(0, round((stamp_ns - self._stamp_ns) / self._period_ns))
+        elapsed = max(0, round((stamp_ns - self._begins_ns) / self._period_ns))
         if self._sample is None or elapsed >= self.contract.horizon:
             sample, levels = self._fresh(condition)
+            self._begins_ns = stamp_ns
         else:
+            self._begins_ns += elapsed * self._period_ns
             sample = np.concatenate((self._sample[elapsed:], self._noise(elapsed)))
             levels = np.concatenate((self._levels[elapsed:], np.full(elapsed, len(self._alphas) - 1)))
         clean = sample
         for below in self._descent[1:]:
             sample, clean = self._step(sample, levels, below, condition)
             levels = np.minimum(levels, below)
-        self._sample, self._levels, self._stamp_ns = sample, levels, stamp_ns
+        # An answer that is not finite is refused by whoever called; it must not stay in the buffer.
+        self._sample, self._levels = sample if np.isfinite(sample).all() else None, levels
         (actions,) = self.runners["decoder"]({"sample": clean[None]})
         return actions[0]
 

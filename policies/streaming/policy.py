@@ -41,7 +41,7 @@ class StreamingPolicy(Policy):
         )
 
     def loss(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error of what the network predicts; elements of the action that never vary do not count.
+        """Mean squared error of what the network predicts.
 
         Args:
             batch: observations [batch, history, ...] and `action` [batch, horizon, action_dim].

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -53,6 +54,7 @@ class Oracle:
     """A runtime, session and graphs in one: imagines the picture that is `AHEAD` grey levels lighter than now."""
 
     imagines: tuple[int, ...] = AHEAD
+    camera: str = CAMERA
 
     def __init__(self, contract: PolicyContract, error: int = 0) -> None:
         self.contract, self.error = contract, error
@@ -195,8 +197,10 @@ def test_diffusion_policy_gets_the_same_seconds(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(pad_runs, "visuomotor", trained)
     assert diffusion_steps(3600, Path("data"), tmp_path) == 14400
     assert len(calls) == 2
-    assert diffusion_steps(99, Path("data"), tmp_path) == 14400, "a run that goes on must not change its mind"
+    assert diffusion_steps(3590, Path("data"), tmp_path) == 14400, "a run that goes on must not change its mind"
     assert len(calls) == 2
+    with pytest.raises(ValueError, match="is for 3600 s, not 99: remove"):
+        diffusion_steps(99, Path("data"), tmp_path)
 
 
 def test_a_result_of_older_weights_is_not_taken_for_a_new_one(tmp_path) -> None:
@@ -205,6 +209,8 @@ def test_a_result_of_older_weights_is_not_taken_for_a_new_one(tmp_path) -> None:
         file.parent.mkdir()
         file.touch()
     run.train()
+    with pytest.raises(ValueError, match=f"is of {run.checkpoint.resolve()}: remove"):
+        dataclasses.replace(run, at=tmp_path / "other").train()
     os.utime(run.bundle / "manifest.json", (1, 1))
     with pytest.raises(ValueError, match="remove .* to measure it anew"):
         run.train()
@@ -218,8 +224,9 @@ def test_a_checkpoint_that_is_not_finished_is_refused(tmp_path, capsys) -> None:
 
 def test_the_tables_are_of_what_was_run_and_other_parts_stay(tmp_path, monkeypatch) -> None:
     """Everything but the runs themselves: PAD solves all four episodes of both tasks, the others two of each."""
-    for module in ("benchmarks.pad_runs", "benchmarks.runs"):
-        monkeypatch.setattr(f"{module}.visuomotor", lambda *words, **_: pytest.fail(f"ran {words}"))
+    collected: list[object] = []
+    monkeypatch.setattr("benchmarks.pad_runs.visuomotor", lambda *words, **_: collected.append((words[0], words[-1])))
+    monkeypatch.setattr("benchmarks.runs.visuomotor", lambda *words, **_: pytest.fail(f"ran {words}"))
     monkeypatch.setattr(PadRun, "train", lambda self: None)
     monkeypatch.setattr("benchmarks.runs.parameters", lambda checkpoint: 1)
     output, result = tmp_path / "runs", tmp_path / "result.json"
@@ -233,10 +240,13 @@ def test_the_tables_are_of_what_was_run_and_other_parts_stay(tmp_path, monkeypat
             for task in ("push", "reach")
         ]
         (output / name / "eval.json").write_text(json.dumps({"rows": rows}))
-    (output / "diffusion" / "steps.json").write_text(json.dumps({"steps": 77}))
+    (output / "diffusion" / "steps.json").write_text(json.dumps({"steps": 77, "seconds": 600}))
     data = tmp_path / "data"
-    (data / "demos50").mkdir(parents=True)
-    main(["--parts", "policies", "--data", str(data), "--output", str(output), "--json", str(result)])
+    words = ["--parts", "policies", "--data", str(data), "--output", str(output), "--json", str(result)]
+    with pytest.raises(ValueError, match="eval.json is not of 25 episodes of seed 0: remove it"):
+        main(words)
+    main([*words, "--episodes", "4"])
+    assert collected == [("collect", data / "demos50")] * 2
     found = json.loads(result.read_text())
     assert found["pictures"] == "as before"
     groups = found["policies"]["groups"]

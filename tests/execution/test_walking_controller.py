@@ -13,6 +13,7 @@ from execution.takeover import SETTLE_S
 TICK = 20_000_000
 ROBOT = load_robot("go2")
 JOINTS = ROBOT.joint_names
+IMU = next(sensor for sensor in ROBOT.sensors if sensor.name == "imu")
 HOME = np.array(ROBOT.home_command)
 LYING = np.tile([0.0, 1.4, -2.6], 4)
 WANTED = HOME + np.tile([0.1, -0.2, 0.1], 4)
@@ -30,8 +31,9 @@ class Bench:
     def __init__(self, robot=ROBOT) -> None:
         self.core = ControllerCore(robot)
         self.now = 1_000_000_000_000
-        self.alive = {"sensor", "heartbeat", "chunk"}
+        self.alive = {"sensor", "imu", "heartbeat", "chunk"}
         self.measured = LYING.copy()
+        self.lean_rad = 0.0  # to the left
 
     def tick(self, count: int = 1) -> Command:
         for _ in range(count):
@@ -39,6 +41,10 @@ class Bench:
             if "sensor" in self.alive:
                 fields = (*JOINTS, *(f"{joint}.velocity" for joint in JOINTS))
                 self.core.on_fields("joint_states", self.now, fields, (*self.measured, *[0.5] * 12), self.now)
+            if "imu" in self.alive:
+                half = self.lean_rad / 2
+                felt = (-np.sin(half), 0.0, 0.0, np.cos(half), 0.0, 0.0, 0.0, 0.0, 0.0, 9.81)
+                self.core.on_fields("imu", self.now, IMU.fields, felt, self.now)
             if "heartbeat" in self.alive:
                 self.core.on_heartbeat(self.now)
             if "chunk" in self.alive:
@@ -78,7 +84,7 @@ def test_it_stands_up_from_where_it_lies_waits_and_goes_over_to_the_policy() -> 
 
 def test_before_the_policy_is_there_it_is_damped_wherever_it_sinks() -> None:
     bench = Bench()
-    bench.alive = {"sensor"}
+    bench.alive = {"sensor", "imu"}
     bench.core.activate(bench.now)
     for sag in np.linspace(0, 0.3, 20):
         bench.measured = LYING + sag * np.tile([0, 1, 0], 4)
@@ -179,6 +185,40 @@ def test_no_command_leaves_a_joints_range() -> None:
     command = bench.tick(5)
     assert command.mode is Mode.DAMP
     np.testing.assert_array_equal(sent(command), low)
+
+
+def test_a_robot_that_has_fallen_is_damped_for_good() -> None:
+    """Its policy would go on kicking: everything is fresh, and it was never trained for this."""
+    bench = Bench().walking()
+    assert ROBOT.task.max_tilt_rad is not None
+    bench.lean_rad = ROBOT.task.max_tilt_rad - 0.02
+    assert bench.tick().mode is Mode.RUN
+    bench.lean_rad = ROBOT.task.max_tilt_rad + 0.02
+    command = bench.tick()
+    assert (command.mode, command.reasons) == (Mode.STOPPED, ("tilt",))
+    assert bench.core.stop_reasons == ("tilt",)
+    assert bench.core.counters["damp.tilt"] == 1
+    np.testing.assert_array_equal(sent(command), bench.measured)
+    bench.lean_rad = 0.0
+    assert bench.tick(100).mode is Mode.STOPPED, "somebody must look first"
+    bench.core.reset(bench.now)
+    assert bench.tick().mode is Mode.STAND_UP
+    bench.lean_rad = np.pi
+    assert bench.tick().mode is Mode.STOPPED, "nor does it stand up on its back"
+
+
+def test_a_robot_whose_imu_is_silent_is_damped_and_before_it_spoke_nothing_begins() -> None:
+    bench = Bench().walking()
+    bench.alive.discard("imu")
+    assert bench.tick(round(IMU.timeout_s * 50)).mode is Mode.RUN
+    command = bench.tick()
+    assert (command.mode, command.reasons) == (Mode.DAMP, ("sensor:imu",))
+    np.testing.assert_array_equal(sent(command), bench.measured)
+    deaf = Bench()
+    deaf.alive.discard("imu")
+    deaf.core.activate(deaf.now)
+    command = deaf.tick(10)
+    assert (command.mode, command.reasons) == (Mode.DAMP, ("waiting:sensor:imu",))
 
 
 def test_deactivated_it_damps_and_stands_up_when_activated_anew() -> None:

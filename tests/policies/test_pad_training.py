@@ -266,6 +266,13 @@ def test_video_of_another_camera_is_refused(clocks, robot):
         video_windows(clocks("two", 20, 30), make_contract("pad", TINY, robot, "image", "open the drawer"))
 
 
+def test_video_at_another_rate_is_refused(small, clocks):
+    contract = make_contract("pad", TINY, small, "image", "open the drawer")
+    slow = msgspec.structs.replace(contract, action_period_s=0.05)
+    with pytest.raises(ValueError, match="the video is at 80 Hz, the demonstrations at 20 Hz"):
+        video_windows(clocks("two", 20, 30), slow)
+
+
 # Learning ------------------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from policies.base import make_contract
 from policies.checkpoint import CheckpointConfig, CheckpointError, load_checkpoint, write_config, write_tensors
 from policies.config import TrainingConfig
 from policies.export import export
-from policies.runtime import BundleError, Runtime
+from policies.runtime import BundleError, PolicyOutputError, Runtime
 from policies.runtime.graphs import Array
 from policies.runtime.sampler import StreamingSampler, sampler_from_json
 from policies.streaming.config import StreamingConfig
@@ -237,6 +237,47 @@ def test_a_late_observation_is_answered_with_as_many_evaluations_as_ever(dataset
     told.clear()
     session.act(make_observation(policy.contract, 2, 4 * PERIOD_NS))
     assert told[0] == [5, 10, 15, 20, 25, 30, 35, 40]  # as if nothing had happened
+
+
+@pytest.mark.parametrize("periods", [0.5, 0.64, 1.0, 1.5, 8 / 3])
+def test_the_buffer_keeps_time_at_whatever_rate_and_jitter_observations_come(
+    periods, datasets, robot, make_observation
+):
+    """Rolled by as many actions as periods have passed: pure noise is appended for each of them."""
+    policy = make_policy(datasets, robot)
+    session = in_torch(policy, robot).start(0)
+    session.act(make_observation(policy.contract, 0, 0))
+    drawn: list[int] = []
+
+    class Counted:
+        def standard_normal(self, size, dtype):
+            drawn.append(size[0])
+            return np.zeros(size, dtype)
+
+    session.random = Counted()  # type: ignore[assignment]
+    jitter = np.random.default_rng(0).uniform(-0.1, 0.1, 100)
+    for number in range(1, 100):
+        stamp = round((number * periods + jitter[number]) * PERIOD_NS)
+        session.act(make_observation(policy.contract, number, stamp))
+    assert sum(drawn) == pytest.approx(99 * periods, abs=1)
+    assert max(drawn) <= math.ceil(periods) + 1
+
+
+def test_an_answer_that_is_not_finite_spoils_no_later_one(datasets, robot, make_observation):
+    policy = make_policy(datasets, robot)
+    session = in_torch(policy, robot).start(0)
+    session.act(make_observation(policy.contract, 0, 0))
+    sound = session.runners
+    broken = TorchGraph(policy.graphs()["denoiser"])
+
+    def nan(inputs: Mapping[str, Array]) -> list[Array]:
+        return [np.full_like(value, np.nan) for value in broken(inputs)]
+
+    session.runners = {**sound, "denoiser": nan}  # type: ignore[dict-item]
+    with pytest.raises(PolicyOutputError):
+        session.act(make_observation(policy.contract, 1, PERIOD_NS))
+    session.runners = sound
+    assert np.isfinite(session.act(make_observation(policy.contract, 2, 2 * PERIOD_NS)).actions).all()
 
 
 def test_what_is_done_goes_on_from_one_chunk_to_the_next(datasets, robot, make_observation):

@@ -27,7 +27,7 @@ from ros_nodes import qos
 from ros_nodes.graph import CONTROLLER
 from ros_nodes.run_report import EpisodeRow, RunReport
 from ros_nodes.supervisor import RunOptions, run_robot
-from ros_nodes.walk import WalkPlan, walk_figures
+from ros_nodes.walk import PUSH_S, WalkPlan, walk_figures
 from sim.replay import replay_recorded
 
 DAMPED_WITHIN_S = 0.1
@@ -114,6 +114,9 @@ def test_a_run_is_told_where_to_go_is_pushed_and_happens_again(robot, walking_bu
     assert (requests[0] == 0).all()  # nobody had asked for anything yet
     np.testing.assert_allclose(np.abs(requests).max(axis=0), [0.4, 0.2], rtol=1e-6)
     assert recorded.data.pushes is not None
+    pushed = recorded.data.pushes.any(axis=1)
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], pushed, [0])).astype(int)))
+    assert max(np.diff(edges)[::2]) == pytest.approx(PUSH_S * robot.control_rate_hz, abs=2)
     again = replay_recorded(recorded)
     assert (again.diverged, again.max_abs_difference) == (False, 0.0)
     assert again.success == recorded.data.success
