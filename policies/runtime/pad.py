@@ -28,7 +28,7 @@ class PadSession(Session):
         super().__init__(contract, sampler, runners, start)
         if any(sample.name == "pictures" for sample in sampler.samples):
             self.imagines = sampler.future
-        self._camera = next(
+        self.camera = next(
             o.feature.key
             for o in contract.observations
             if o.feature.is_image and not o.feature.key.endswith(DEPTH_SUFFIX)
