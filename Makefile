@@ -32,8 +32,10 @@ $(STAMP): pyproject.toml setup.py setup.cfg constraints.txt
 demo: install
 	$(BIN)/python scripts/demo.py --output runs/demo
 
+# A process a core for what only computes; one after the other, and the cores to themselves, for what is held to the clock.
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not realtime" --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest -m realtime
 
 lint: install
 	$(BIN)/ruff check .

@@ -11,13 +11,14 @@ TRIES = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Real processes keep real bounds, but a shared machine can stall for longer than they are: another try then.
+    """Mark what is held to the clock. A shared machine can stall for longer than the bounds are: another try then.
 
     What is broken fails every time; the report lists each try that failed.
     """
     tests = Path(__file__).parent
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(HELD_TO_THE_CLOCK):
+            item.add_marker(pytest.mark.realtime)
             item.add_marker(pytest.mark.flaky(reruns=TRIES - 1))
 
 
