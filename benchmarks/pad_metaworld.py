@@ -19,8 +19,7 @@ The protocol, the same for every policy here:
 - Wilson's 95 % interval of each task and of all episodes; of a mean also that of 10,000 bootstrap samples of the
   episodes within each task, and so for the gain of one policy over another, episode by episode.
 
-`--quick` trains PAD with 16 tokens of pictures instead of 36 and for half the steps: a third of the arithmetic, and
-files of its own.
+`--quick` trains PAD with 16 tokens of pictures instead of 36 and for half the steps; it has files of its own.
 
 Parts, any of which `--parts` selects; every step but the timing is kept, so a run that was stopped continues:
 
