@@ -280,10 +280,15 @@ class LiveNodes:
 
 @pytest.fixture(scope="module")
 def live_nodes(middleware: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
-    """live_nodes(robot) -> LiveNodes in the robot's namespace, ended with the module."""
+    """live_nodes(robot) -> LiveNodes in the robot's namespace, ended with the module or when the next ones are made.
+
+    Two nodes of one name would both answer, now this one and now that.
+    """
     made: list[LiveNodes] = []
 
     def make(robot: RobotContract) -> LiveNodes:
+        while made:
+            made.pop().close()
         made.append(LiveNodes(robot, tmp_path_factory.mktemp("nodes"), middleware))
         return made[-1]
 
