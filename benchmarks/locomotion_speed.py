@@ -2,8 +2,8 @@
 
     python -m benchmarks.locomotion_speed --json speed.json
 
-Go2 on flat ground. All kinds of work take turns in one run, so that what else the machine does slows all of them;
-medians of the rounds, in control steps (of 4 physics steps) a second:
+Go2 on flat ground, all on the CPU. All kinds of work take turns in one run, so that what else the machine does slows
+all of them; medians of the rounds, in control steps (of 4 physics steps) a second:
 
 - `mj_step`: MuJoCo's own step alone, called from as many threads as there are cores, on the models, starts and commands
   that `environment` has;
@@ -71,7 +71,7 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
             "environment": environment(task),
         }
         for disturber in ("none", "hinfinity"):
-            config = HInfinityConfig(disturber=disturber, warmup=0, force_ramp=0)
+            config = HInfinityConfig(disturber=disturber, warmup=0, force_ramp=0, device="cpu")
             own = stack.enter_context(make_task("go2", "flat", envs, threads=threads))
             trainer = Trainer(own, "go2", config, Path(folder) / disturber)
             if disturber == "none":
@@ -151,7 +151,7 @@ def environment(task: LocomotionTask, steps: int = 24) -> Work:
 def collection(trainer: Trainer) -> Work:
     """A rollout with the actor, which has not learned yet but explores as one that has."""
     with torch.no_grad():
-        trainer.networks.actor.raw_log_std.fill_(float(np.log(ACTION_STD)))
+        trainer.networks.actor.log_std.fill_(float(np.log(ACTION_STD)))
 
     def work() -> int:
         trainer.collect(0.0)

@@ -19,7 +19,7 @@ from policies.hinfinity.networks import Disturber
 from policies.tensors import load_strictly, read_tensors, write_tensors
 
 STARTS, FORCES, TRAINING, DRAWS = range(4)  # what seeds are for: no two draw the same numbers
-PROTOCOL = 1  # raised when what is measured changes, so that no cell of before is taken for one of now
+PROTOCOL = 2  # raised when what is measured changes, so that no cell of before is taken for one of now
 DESCRIPTION = "attack"  # in the metadata of a kept disturber
 
 OnSteps = Callable[[int], object]

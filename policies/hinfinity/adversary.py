@@ -11,7 +11,7 @@ from policies.hinfinity.forces import DISTURBER
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.networks import Disturber, entropy, log_probability
 from policies.hinfinity.objectives import clipped_surrogate, generalized_advantage
-from policies.hinfinity.rollout import Rollout
+from policies.hinfinity.rollout import Rollout, shuffled
 
 
 class Adversary:
@@ -24,7 +24,7 @@ class Adversary:
     def __init__(
         self, config: HInfinityConfig, disturber: Disturber, fallen: Tensor, generator: torch.Generator, guard: Guard
     ) -> None:
-        """`fallen`: what a fall costs from then on, [1]."""
+        """`fallen`: what a fall costs from then on, [1], where the disturber is."""
         self.config, self.disturber, self.fallen, self.generator = config, disturber, fallen, generator
         self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)
 
@@ -48,8 +48,8 @@ class Adversary:
         all_seen = rollout.privileged[:-1, rows].flatten(0, 1)
         target = (value + advantage)[:, rows].flatten()
         for _ in range(config.epochs):
-            samples = torch.randperm(len(all_seen), generator=self.generator).chunk(config.minibatches)
-            decisions = torch.randperm(len(seen), generator=self.generator).chunk(config.minibatches)
+            samples = shuffled(len(all_seen), self.generator, target.device).chunk(config.minibatches)
+            decisions = shuffled(len(seen), self.generator, target.device).chunk(config.minibatches)
             for sample, decision in zip(samples, decisions, strict=False):  # there may be fewer decisions
                 with autocast:
                     worth = disturber.worth(all_seen[sample]).squeeze(-1)
@@ -59,6 +59,7 @@ class Adversary:
                 value_loss = ((worth - target[sample]) ** 2).mean()
                 loss = config.value_weight * value_loss - surrogate - config.disturber_entropy * entropy(log_std)
                 self.optimizer.step(loss, config.disturber_learning_rate, "the disturber")
+                disturber.policy.keep_std()
                 tally.add(surrogate=float(surrogate.detach()), value_loss=float(value_loss.detach()))
         std = float(disturber.policy.log_std.detach().exp().mean())
         return {f"disturber/{name}": value for name, value in (tally.means() | {"std": std}).items()}

@@ -25,10 +25,13 @@ Actor = Callable[[Float32], Float32]
 
 
 def attack_config(force_n: float, seed: int = 0) -> HInfinityConfig:
-    """Everybody is pushed by the disturber, by up to `force_n` N from the beginning."""
+    """Everybody is pushed by the disturber, by up to `force_n` N in any direction, from the beginning.
+
+    What a benchmark measures does not change with what training is by default.
+    """
     return HInfinityConfig(
         disturber="hinfinity", share_random=0.0, share_none=0.0, warmup=0, force_start_n=force_n, force_max_n=force_n,
-        force_ramp=0, rest=(0, 0), eta=FREE, precision="fp32", seed=seed,
+        force_ramp=0, vertical=1.0, hold=(10, 25), rest=(0, 0), eta=FREE, epochs=5, precision="fp32", seed=seed,
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from policies.hinfinity.networks import Networks
 
 STATE_FILE = "training_state.safetensors"
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
-MAY_CHANGE = ("iterations", "checkpoint_every_s", "threads")  # between two parts of one run
+MAY_CHANGE = ("iterations", "checkpoint_every_s", "threads", "device")  # between two parts of one run
 
 
 class LocomotionCheckpoint(Contract, frozen=True, kw_only=True):
@@ -180,7 +180,8 @@ def _load_moments(learner: Learner, tensors: dict[str, Tensor]) -> None:
     for name, parameter, optimizer in _optimized(learner):
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
         if keys:  # what has not been trained yet has none
-            optimizer.state[parameter] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+            moments = {key: tensors[f"{key}.{name}"].to(parameter.device, copy=True) for key in keys}
+            optimizer.state[parameter] = moments
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,6 +6,9 @@ from typing import Literal
 
 from contracts.serialization import Contract, require, require_finite
 
+STD = (0.02, 2.7)
+"""Smallest and largest standard deviation, of actions and of the disturber's raw forces."""
+
 
 class HInfinityConfig(Contract, frozen=True, kw_only=True):
     """How a walking policy is trained. PPO's figures are HIMLoco's (arXiv 2312.11460).
@@ -15,7 +18,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         iterations: of collecting and learning.
         actor_widths, critic_widths, disturber_widths, estimator_widths: hidden layers; the estimator tells the actor
             how fast the trunk moves.
-        initial_std: of the actions at first.
+        initial_std: of the actions at first, within STD.
         rollout_steps: control periods of every environment an iteration.
         epochs, minibatches: of learning from them.
         gamma, lam: discount, and the decay of generalised advantage estimation (arXiv 1506.02438), a step.
@@ -25,8 +28,10 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
         desired_kl: between the policies before and after an update.
         gradient_clip: largest norm of the gradient.
-        fall: what a fall is worth, in reward. As much as falling costs the task (-3) keeps robots from trying to walk;
-            0 lets those fall that earn less than nothing.
+        fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
+            trying to walk; 0 lets those fall that earn less than nothing.
+        fall_pushed: what it is worth at the end of the force ramp; evenly in between. Under strong pushes a step costs
+            more than it earns, and a cheap fall would be a prize.
         eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
         lambda_start: the dual variable at first;
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
@@ -34,6 +39,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         warmup: iterations without forces.
         force_start_n, force_max_n: largest force after the warm-up, and after
         force_ramp: more iterations.
+        vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
             back would be what is learned.
@@ -42,8 +48,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         share_none: of those without forces, whoever pushes the others.
         estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
-        precision: of the arithmetic: `auto` is bf16 where the CPU multiplies in it, else fp32. Weights and optimisers
-            are always fp32.
+        device: that learns: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on the CPU.
+        precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
+            it, else fp32. Weights and optimisers are always fp32.
         seed: of the first weights, the actions, the forces and the minibatches.
         checkpoint_every_s: seconds between two checkpoints.
         threads: of PyTorch; None leaves them as they are. Collection and learning take turns, so both may have all.
@@ -51,13 +58,13 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
 
     disturber: Literal["hinfinity", "random", "none"] = "hinfinity"
     iterations: int = 1500
-    actor_widths: tuple[int, ...] = (512, 256, 128)
-    critic_widths: tuple[int, ...] = (512, 256, 128)
+    actor_widths: tuple[int, ...] = (256, 128, 64)
+    critic_widths: tuple[int, ...] = (256, 128, 64)
     disturber_widths: tuple[int, ...] = (128, 64)
     estimator_widths: tuple[int, ...] = (128, 64)
     initial_std: float = 1.0
     rollout_steps: int = 24
-    epochs: int = 5
+    epochs: int = 4
     minibatches: int = 4
     gamma: float = 0.99
     lam: float = 0.95
@@ -68,21 +75,24 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     desired_kl: float = 0.015
     gradient_clip: float = 1.0
     fall: float = -0.6
+    fall_pushed: float = -2.5
     eta: float = 0.01
     lambda_start: float = 0.5
     lambda_rate: float = 0.01
     lambda_max: float = 5.0
-    warmup: int = 300
+    warmup: int = 150
     force_start_n: float = 20.0
-    force_max_n: float = 120.0
-    force_ramp: int = 700
-    hold: tuple[int, int] = (10, 25)
+    force_max_n: float = 200.0
+    force_ramp: int = 300
+    vertical: float = 0.3
+    hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
     share_random: float = 0.2
     share_none: float = 0.25
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
     checkpoint_every_s: float = 60.0
@@ -93,10 +103,10 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(all(width > 0 for width in widths), "widths must be positive")
         counts = (self.iterations, self.rollout_steps, self.epochs, self.minibatches)
         require(min(counts) > 0, "iterations, rollout_steps, epochs and minibatches must be positive")
-        require_finite(
-            "entropy, disturber_entropy, eta or fall", self.entropy, self.disturber_entropy, self.eta, self.fall
-        )
-        require(self.fall <= 0, f"fall must be at most 0, not {self.fall}: it would be a prize")
+        require_finite("entropy or disturber_entropy", self.entropy, self.disturber_entropy)
+        for name, value in {"fall": self.fall, "fall_pushed": self.fall_pushed}.items():
+            require_finite(name, value)
+            require(value <= 0, f"{name} must be at most 0, not {value}: it would be a prize")
         require(min(self.entropy, self.disturber_entropy) >= 0, "entropy and disturber_entropy cannot be negative")
         positive = {
             name: getattr(self, name)
@@ -108,10 +118,14 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         for name, value in positive.items():
             require_finite(name, value)
             require(value > 0, f"{name} must be positive, not {value}")
+        smallest, largest = STD
+        right = f"initial_std must be within [{smallest:g}, {largest:g}], not {self.initial_std:g}"
+        require(smallest <= self.initial_std <= largest, f"{right}: training keeps it there")
         require(0 < self.gamma < 1 and 0 <= self.lam <= 1, "gamma must be within (0, 1), lam within [0, 1]")
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
         require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
+        require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
         require(0 <= self.rest[0] <= self.rest[1], f"rest {self.rest} must be two numbers of steps from 0 up, in order")
         shares = (self.share_random, self.share_none)
@@ -123,5 +137,14 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         """Largest force in an iteration, N: none in the warm-up, then rising evenly from start to max."""
         if self.disturber == "none" or iteration < self.warmup:
             return 0.0
-        risen = min(1.0, (iteration - self.warmup) / self.force_ramp) if self.force_ramp else 1.0
-        return self.force_start_n + risen * (self.force_max_n - self.force_start_n)
+        return self.force_start_n + self._risen(iteration) * (self.force_max_n - self.force_start_n)
+
+    def fall_worth(self, iteration: int) -> float:
+        """What a fall is worth in an iteration, in reward: it falls while the forces rise."""
+        return self.fall + self._risen(iteration) * (self.fall_pushed - self.fall)
+
+    def _risen(self, iteration: int) -> float:
+        """How far the forces have risen from start to max, within [0, 1]."""
+        if self.disturber == "none" or iteration < self.warmup:
+            return 0.0
+        return min(1.0, (iteration - self.warmup) / self.force_ramp) if self.force_ramp else 1.0

@@ -34,6 +34,7 @@ def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, f
     """What the forces were and what they cost a second, by who pushed.
 
     `cost_per_newton` is what the constraint bounds by eta: all that the pushed robots lost, per newton.
+    `direction_entropy` is of the forces that acted: with 0.3 of their vertical part, chance itself has 0.91.
     """
     figures = {}
     for name, number in {"nobody": NOBODY, "chance": CHANCE, "disturber": DISTURBER}.items():

@@ -21,7 +21,7 @@ class Forces:
 
     Attributes:
         who: NOBODY, CHANCE or DISTURBER, [N]; the same all along.
-        force: N, [N, 3].
+        force: that acts, N, [N, 3].
         raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
         remaining: steps until it ends, [N].
         pause: steps from then until the next one begins, [N].
@@ -64,16 +64,16 @@ class Forces:
         self.pause = torch.where(due, self._draw(self.config.rest, generator), self.pause - resting.long())
         self.remaining = torch.where(due, self._draw(self.config.hold, generator), self.remaining) - 1
         by_chance = due & (self.who == CHANCE)
-        direction = torch.randn(self.count, 3, generator=generator)
-        size = limit * torch.rand(self.count, 1, generator=generator)
-        self.force = torch.where(by_chance[:, None], size * direction / direction.norm(dim=1, keepdim=True), self.force)
+        # As a disturber that has not learned yet pushes: chance is to be as strong as who is compared with it.
+        drawn = torch.randn(self.count, 3, generator=generator)
+        self.force = torch.where(by_chance[:, None], self._acting(drawn, limit), self.force)
         decided = due & (self.who == DISTURBER)
         rows = decided.nonzero().squeeze(1)
         if disturber is not None and len(rows):
             policy = disturber.policy
             noise = torch.randn(len(rows), 3, generator=generator)
             self.raw[rows] = policy(privileged[rows]) + policy.log_std.exp() * noise
-            self.force[rows] = squash(self.raw[rows], limit)
+            self.force[rows] = self._acting(self.raw[rows], limit)
         return decided
 
     def end(self, done: Tensor) -> None:
@@ -81,6 +81,10 @@ class Forces:
         self.remaining[done] = 0
         self.pause[done] = 0
         self.force[done] = 0.0
+
+    def _acting(self, raw: Tensor, limit: float) -> Tensor:
+        """The forces that act, of what was drawn, N, [K, 3]."""
+        return squash(raw, limit) * torch.tensor((1.0, 1.0, self.config.vertical))
 
     def _draw(self, bounds: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Numbers of steps within `bounds`, both included, [N]."""
@@ -108,6 +112,6 @@ def direction_entropy(forces: Tensor) -> float:
     forces = forces[forces.norm(dim=1) > 0]
     if not len(forces):
         return math.nan
-    part = (forces @ directions().T).argmax(dim=1)
+    part = (forces @ directions().to(forces.device).T).argmax(dim=1)
     share = torch.bincount(part, minlength=20) / len(forces)
     return float(-torch.special.xlogy(share, share).sum() / math.log(20))

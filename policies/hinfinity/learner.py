@@ -21,9 +21,14 @@ from policies.hinfinity.objectives import (
     dissipation,
     generalized_advantage,
 )
-from policies.hinfinity.rollout import Rollout, Samples
+from policies.hinfinity.rollout import Rollout, Samples, shuffled
 
 LEARNING_RATES = (1e-5, 1e-2)
+
+
+def autocast(config: HInfinityConfig, device: torch.device) -> torch.autocast:
+    """The precision in which the networks are run on a device."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 class Learner:
@@ -31,7 +36,7 @@ class Learner:
 
     Args:
         config: how.
-        networks: all of them.
+        networks: all of them, on the device that is to learn.
         cost_bound: largest cost of a step.
         period_s: of a step.
         generator: of the minibatches.
@@ -53,37 +58,35 @@ class Learner:
         velocity: slice,
     ) -> None:
         self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
-        self.velocity = velocity
+        self.velocity, self.device = velocity, next(networks.parameters()).device
         self.learning_rate = config.learning_rate
         self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
         self.guard = Guard()
         estimator = list(networks.actor.estimator.parameters())
-        acting = [networks.actor.raw_log_std, *networks.actor.body.parameters()]
+        acting = [networks.actor.log_std, *networks.actor.body.parameters()]
         walker = [*acting, *networks.critic.parameters()]
         self.estimator = GuardedAdam(estimator, config.gradient_clip, self.guard)
         self.optimizer = GuardedAdam(walker, config.gradient_clip, self.guard)
         # Who has fallen has lost its task for good: were a fall worth no cost, it would be a way to save it.
-        self.fallen = torch.tensor([config.fall, cost_bound / (1 - config.gamma)])
+        self.lost = cost_bound / (1 - config.gamma)
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
-            self.adversary = Adversary(config, networks.disturber, self.fallen[1:], generator, self.guard)
+            lost = torch.tensor([self.lost], device=self.device)
+            self.adversary = Adversary(config, networks.disturber, lost, generator, self.guard)
 
     @property
     def optimizers(self) -> list[torch.optim.Adam]:
         """All that change the networks."""
         return [self.optimizer.adam, self.estimator.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
 
-    def autocast(self) -> torch.autocast:
-        """The precision in which the networks are run."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bf16")
-
-    def learn(self, rollout: Rollout, who: Tensor, constrained: bool) -> dict[str, float]:
+    def learn(self, rollout: Rollout, who: Tensor, constrained: bool, fall: float) -> dict[str, float]:
         """All updates from one rollout.
 
         Args:
-            rollout: full.
+            rollout: full, on whatever device.
             who: pushed whom, [N].
             constrained: the disturber was at work: the constraint counts, and the disturber learns too.
+            fall: what a fall is worth now, in reward.
 
         Returns:
             Figures to log.
@@ -91,14 +94,15 @@ class Learner:
         Raises:
             TrainingDiverged: nothing was finite for a while.
         """
+        rollout, who = rollout.to(self.device), who.to(self.device)
         if not rollout.finite():
             self.guard.count(False, "what was collected")
             return {"learning/skipped": self.guard.skipped}
-        samples = self._samples(rollout, who, constrained)
+        samples = self._samples(rollout, who, constrained, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
         for _ in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
-            for rows in torch.randperm(len(samples), generator=self.generator).split(size):
+            for rows in shuffled(len(samples), self.generator, self.device).split(size):
                 self._update(samples.take(rows), tally)
         means = tally.means()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
@@ -108,7 +112,7 @@ class Learner:
         figures = {f"learning/{name}": value for name, value in means.items()}
         if self.adversary is not None:
             if constrained:
-                figures |= self.adversary.learn(rollout, who, self.period_s, self.autocast())
+                figures |= self.adversary.learn(rollout, who, self.period_s, self._autocast())
                 self.dual.update(figures.get("learning/slack", 0.0))
             figures |= {"constraint/lambda": self.dual.value, "constraint/eta": self.config.eta}
         figures |= {
@@ -119,12 +123,16 @@ class Learner:
         }
         return figures | force_figures(rollout, who, self.period_s)
 
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.config, self.device)
+
     @torch.no_grad()
-    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool) -> Samples:
+    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: float) -> Samples:
         """A rollout with its values, targets and advantages."""
         config = self.config
-        with self.autocast():
-            value, next_value = rollout.values(self.networks.critic, self.fallen)
+        fallen = torch.tensor([fall, self.lost], device=self.device)
+        with self._autocast():
+            value, next_value = rollout.values(self.networks.critic, fallen)
         paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
         done = rollout.done[..., None]
         advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
@@ -153,19 +161,20 @@ class Learner:
     def _update(self, samples: Samples, tally: Tally) -> None:
         """One minibatch for actor and critic."""
         config, networks = self.config, self.networks
-        with self.autocast():
+        with self._autocast():
             mean = networks.actor(samples.observation)
             value = networks.critic(samples.privileged)
         log_std = networks.actor.log_std
         kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
-        with self.autocast():
+        with self._autocast():
             missed = networks.actor.velocity(samples.observation) - samples.velocity
         estimator_loss = missed.square().mean()
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
         loss = config.value_weight * value_loss - objective - config.entropy * entropy(log_std)
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
+            networks.actor.keep_std()
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
         if self.estimator.step(estimator_loss, self.config.estimator_learning_rate, "the estimator"):
             tally.add(estimator_loss=float(estimator_loss.detach()))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
 from torch import Tensor, nn
 
-from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.config import STD, HInfinityConfig
 
 VELOCITY = 3  # numbers that the estimator gives
-LOG_STD = (-4.0, 1.0)  # bounds of the logarithms of all standard deviations
 
 
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
@@ -32,17 +32,20 @@ class Gaussian(nn.Module):
         widths: of the hidden layers.
         outputs: dimensions.
         initial_std: of every dimension at first.
+
+    Attributes:
+        log_std: logarithms of the deviations, fp32, [D].
     """
 
     def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, initial_std: float) -> None:
         super().__init__()
         self.body = mlp((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
-        self.raw_log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
+        self.log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
 
-    @property
-    def log_std(self) -> Tensor:
-        """Of every dimension, fp32, [D]."""
-        return self.raw_log_std.clamp(*LOG_STD)
+    @torch.no_grad()
+    def keep_std(self) -> None:
+        """Put deviations back within STD; after a step of the optimiser, since bounds in `forward` have no gradient."""
+        self.log_std.clamp_(*map(math.log, STD))
 
     def forward(self, seen: Tensor) -> Tensor:
         """The mean of what is seen [..., inputs], fp32, [..., D]."""
@@ -111,6 +114,12 @@ class Networks(nn.Module):
         self.critic = Critic(privileged, config.critic_widths)
         learns = config.disturber == "hinfinity"
         self.disturber = Disturber(privileged, config.disturber_widths) if learns else None
+
+
+def twin(networks: Networks, device: torch.device) -> Networks:
+    """The networks on a device: a copy with the same weights, or themselves where they are there already."""
+    there = next(networks.parameters()).device.type == device.type
+    return networks if there else copy.deepcopy(networks).to(device)
 
 
 def squash(raw: Tensor, limit: float) -> Tensor:

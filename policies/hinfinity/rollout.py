@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -58,10 +59,21 @@ class Rollout:
         if len(rows):
             self._final.append((step, rows, torch.from_numpy(transition.final_privileged)[rows]))
 
+    def to(self, device: torch.device) -> Rollout:
+        """A copy on a device, or itself where it is there already."""
+        if self.action.device.type == device.type:
+            return self
+        there = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(there, name, value.to(device))
+        there._final = [(step, rows.to(device), seen.to(device)) for step, rows, seen in self._final]
+        return there
+
     def finite(self) -> bool:
         """All that is learned from is."""
         tensors = (self.observation, self.privileged, self.action, self.mean, self.reward, self.cost)
-        return all(bool(torch.isfinite(tensor.sum(dtype=torch.float32))) for tensor in tensors)
+        return bool(torch.isfinite(torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])).all())
 
     def values(self, critic: Callable[[Tensor], Tensor], fallen: Tensor) -> tuple[Tensor, Tensor]:
         """What the states before and after every step are worth, [T, N, heads] each.
@@ -74,6 +86,11 @@ class Rollout:
             after[step, rows] = critic(privileged)
         after[self.fell] = fallen
         return value, after
+
+
+def shuffled(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Numbers from 0 to `count` - 1 in random order, [count]; the same on every device."""
+    return torch.randperm(count, generator=generator).to(device)
 
 
 @dataclass(frozen=True)

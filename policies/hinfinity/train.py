@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -20,7 +21,8 @@ from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
 from policies.hinfinity.forces import NOBODY, Forces
-from policies.hinfinity.learner import Learner
+from policies.hinfinity.learner import Learner, autocast
+from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
 from policies.precision import settled
 from policies.trainer import stop_signals
@@ -50,11 +52,20 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains the networks in one environment; `output` holds checkpoint, state and TensorBoard's log."""
+    """Trains the networks in one environment; `output` holds checkpoint, state and TensorBoard's log.
+
+    Attributes:
+        networks: that collect, on the CPU. Where another device learns, they are as the learner's after each iteration.
+
+    Raises:
+        ValueError: a GPU is asked for, and there is none.
+        CheckpointError: `output` holds another run, or one that is not to be resumed.
+    """
 
     def __init__(
         self, environment: Environment, robot: str, config: HInfinityConfig, output: Path, resume: bool = False
     ) -> None:
+        device = learning_device(config.device)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         begun = load_config(output).config.precision if resume and (output / STATE_FILE).exists() else None
@@ -69,12 +80,12 @@ class Trainer:
         )
         prepare(output, checkpoint, resume)
         torch.manual_seed(config.seed)
-        self.networks = checkpoint.build()
+        self.networks, self._cpu = checkpoint.build(), torch.device("cpu")
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
         self.learner = Learner(
             config,
-            self.networks,
+            twin(self.networks, device),
             environment.cost_bound,
             environment.period_s,
             self.generator,
@@ -86,6 +97,7 @@ class Trainer:
         self.progress = Progress()
         if (output / STATE_FILE).exists():
             self.progress = load(output, self.learner, self.forces, environment, self.generator)
+            self._refresh()
 
     def run(self, progress_bar: bool = True) -> TrainingResult:
         """Train to the end, or until SIGINT or SIGTERM; either way the last state is saved.
@@ -129,16 +141,18 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
-        limit = self.config.force_limit(iteration)
+        limit, fall = self.config.force_limit(iteration), self.config.fall_worth(iteration)
         began = time.monotonic()
         figures = self.collect(limit)
         collected = time.monotonic()
         constrained = self.config.disturber == "hinfinity" and limit > 0
-        figures |= self.learner.learn(self.rollout, self.forces.who, constrained)
+        figures |= self.learner.learn(self.rollout, self.forces.who, constrained, fall)
+        self._refresh()
         ended = time.monotonic()
         steps = self.config.rollout_steps * self.environment.count
         return figures | {
             "force/limit": limit,
+            "learning/fall": fall,
             "time/collect_s": collected - began,
             "time/learn_s": ended - collected,
             "time/steps_per_s": steps / (ended - began),
@@ -155,7 +169,7 @@ class Trainer:
             rollout.observation[step] = torch.from_numpy(environment.observation)
             rollout.privileged[step] = torch.from_numpy(environment.privileged)
             force = self._push(step, limit)
-            with self.learner.autocast():
+            with autocast(self.config, self._cpu):
                 mean = actor(rollout.observation[step])
             noise = torch.randn(mean.shape, generator=self.generator)
             rollout.mean[step], rollout.action[step] = mean, mean + std * noise
@@ -175,6 +189,11 @@ class Trainer:
     def save(self) -> None:
         """Write the checkpoint and the state."""
         save(self.output, self.learner, self.forces, self.environment, self.generator, self.progress)
+
+    def _refresh(self) -> None:
+        """What collects is again as what learns."""
+        if self.learner.networks is not self.networks:
+            self.networks.load_state_dict(self.learner.networks.state_dict())
 
     def _push(self, step: int, limit: float) -> np.ndarray | None:
         """The forces of a step, kept in the rollout; None without any."""
@@ -209,6 +228,13 @@ class Trainer:
     def _board(self) -> Iterator[SummaryWriter]:
         with SummaryWriter(str(self.output / "tensorboard"), purge_step=self.progress.iteration + 1) as writer:
             yield writer
+
+
+def learning_device(chosen: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """What `auto` means. Raises ValueError: no GPU."""
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device cuda: PyTorch finds no GPU here; cpu or auto would be right")
+    return torch.device("cuda" if chosen != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def _summary(figures: Mapping[str, float]) -> str:

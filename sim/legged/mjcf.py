@@ -32,7 +32,8 @@ def build_model(
 
     qpos: the trunk's position (world, m), its orientation (w x y z), then joints as in JOINTS (rad). qvel: the trunk's
     velocity (world, m/s), its angular velocity (trunk, rad/s), then joints. ctrl: joint positions to go to, as in
-    JOINTS. Joints have neither damping nor friction: the actuators damp, within their torque limits, as real motors do.
+    JOINTS, clipped to the joints' limits. Joints have neither damping nor friction: the actuators damp, within their
+    torque limits, as real motors do.
 
     Args:
         figures: which robot.
@@ -130,9 +131,11 @@ def _add_actuators(root: Element, figures: QuadrupedFigures) -> None:
     kp, kd = figures.stiffness, figures.damping
     for joint in JOINTS:
         limit = figures.torque_limit(joint)
+        # A robot's safety filter clips targets so too: no policy is to lean on one that lies beyond.
         SubElement(
             actuators, "general", name=joint, joint=joint, biastype="affine",
             gainprm=_text(kp), biasprm=_text(0, -kp, -kd), forcerange=_text(-limit, limit),
+            ctrlrange=_text(*figures.limits(joint)),
         )  # fmt: skip
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import robustness
-from benchmarks.robustness_episodes import Episodes, Settings, measure, run_episodes
+from benchmarks import robustness, robustness_episodes
+from benchmarks.robustness_episodes import Episodes, Settings, cell_description, key, measure, run_episodes
 from benchmarks.robustness_regimes import REGIMES, Condition, chosen, drawn_forces, make_task
 from benchmarks.robustness_statistics import differences, group_rows
 from benchmarks.robustness_walkers import Walker, load_walker
@@ -288,6 +288,16 @@ def test_the_same_command_goes_on_where_it_stopped(monkeypatch, tmp_path, capsys
     measured.clear()
     run(monkeypatch, *words)
     assert measured == [("b0", name) for name in ("sudden 60 N", "sudden 300 N", "adversary 30 N")]
+
+
+def test_what_was_measured_by_an_earlier_protocol_is_not_taken(monkeypatch):
+    """Of the first one, joint targets were not clipped to the joints' limits."""
+    condition = Condition(REGIMES["adversary"], 30.0)
+    cell = cell_description(stander(), condition, settings())
+    monkeypatch.setattr(robustness_episodes, "PROTOCOL", 1)
+    old = cell_description(stander(), condition, settings())
+    assert key(old) != key(cell)
+    assert key(old["attack"]) != key(cell["attack"])
 
 
 def test_the_help_names_every_regime_and_mistakes_are_one_line(monkeypatch, capsys):

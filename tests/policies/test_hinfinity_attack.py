@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from policies.hinfinity.attack import Attack, Attacker
+from policies.hinfinity.attack import Attack, Attacker, attack_config
 from policies.hinfinity.environment import Environment
+from policies.hinfinity.networks import Disturber
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +68,14 @@ def test_it_learns_where_to_push():
     forces = Attacker(found.disturber, 8.0, 500).force(np.zeros((500, 3), dtype=np.float32))
     assert forces[:, 0].mean() > 2
     assert np.linalg.norm(forces, axis=1).max() <= 8.0
+
+
+def test_an_attack_pushes_in_all_directions():
+    torch.manual_seed(0)
+    disturber = Disturber(3, attack_config(8.0).disturber_widths)
+    forces = Attacker(disturber, 8.0, 2000).force(np.zeros((2000, 3), dtype=np.float32))
+    spread = np.abs(forces).mean(axis=0)
+    np.testing.assert_allclose(spread, spread.mean(), rtol=0.1)
 
 
 def test_a_seed_is_an_attack():

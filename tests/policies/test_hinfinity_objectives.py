@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.config import STD, HInfinityConfig
 from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, Forces, direction_entropy, directions
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
@@ -73,6 +73,23 @@ def test_ppo_losses():
     np.testing.assert_allclose(clipped_surrogate(ratio, advantage, 0.2), expected, rtol=1e-6)
     loss = clipped_value_loss(torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([1.0, 1.0]), 0.2)
     np.testing.assert_allclose(loss, [0.64, 0.81], rtol=1e-6)
+
+
+def test_a_rollout_moves_to_a_device_as_a_whole():
+    """To where no numbers are: what is forgotten would stay behind, and what is moved cannot be what it was."""
+    rollout = Rollout(2, 3, (1, 1, 1), torch.bfloat16)
+    rollout._final = [(0, torch.tensor([1]), torch.tensor([[50.0]]))]
+    there = rollout.to(torch.device("meta"))
+    tensors = {name: value for name, value in vars(there).items() if isinstance(value, torch.Tensor)}
+    assert set(tensors) == {name for name, value in vars(rollout).items() if isinstance(value, torch.Tensor)}
+    for name, value in tensors.items():
+        before = getattr(rollout, name)
+        assert (value.device.type, before.device.type) == ("meta", "cpu"), name
+        assert (value.shape, value.dtype) == (before.shape, before.dtype), name
+    ((step, rows, seen),) = there._final
+    assert (step, rows.device.type, seen.device.type) == (0, "meta", "meta")
+    assert there.done.device.type == "meta"
+    assert rollout.to(torch.device("cpu")) is rollout
 
 
 def test_normal_distributions_agree_with_torch():
@@ -189,6 +206,80 @@ def test_forces_are_bounded_and_keep_their_direction():
     assert torch.isfinite(squash(torch.zeros(1, 3), 60.0)).all()
 
 
+def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.Tensor:
+    """Forces of a first step."""
+    forces.choose(torch.zeros(count, 4), limit, network, torch.Generator().manual_seed(0))
+    return forces.force
+
+
+def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
+    torch.manual_seed(0)
+    count = 40_000
+    forces = Forces(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
+    drawn = draw(forces, Disturber(4, (8,)), count, 50.0)
+    chance, disturber = (drawn[forces.who == number].norm(dim=1) for number in (CHANCE, DISTURBER))
+    assert float(chance.max()) <= 50.0 + 1e-4
+    quantiles = torch.linspace(0.05, 0.95, 10)
+    torch.testing.assert_close(chance.quantile(quantiles), disturber.quantile(quantiles), rtol=0.03, atol=0.5)
+    assert float(chance.median()) > 40  # and not half the limit
+    assert drawn[forces.who == CHANCE].mean(dim=0).norm() < 1.0
+
+
+def test_pushes_are_mostly_horizontal():
+    """Of the same draws: only what acts vertically is less, whoever pushes; the raw forces are what they were."""
+    torch.manual_seed(0)
+    network = Disturber(4, (8,))
+    pushes = []
+    for vertical in (1.0, 0.3, 0.0):
+        forces = Forces(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
+        pushes.append((draw(forces, network, 500, 50.0), forces.raw))
+    full = pushes[0][0]
+    for (force, raw), vertical in zip(pushes, (1.0, 0.3, 0.0), strict=True):
+        torch.testing.assert_close(force, full * torch.tensor([1.0, 1.0, vertical]))
+        assert torch.equal(raw, pushes[0][1])
+    for number in (CHANCE, DISTURBER):
+        assert full[forces.who == number, 2].abs().mean() > 10
+
+
+def test_the_constraint_counts_the_force_that_acted():
+    learner = make_learner()
+    rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
+    rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
+    rollout.raw_force[0, 1] = 100.0
+    samples = learner._samples(rollout, torch.full((3,), DISTURBER), True, -1.0)
+    assert samples.intensity.tolist() == pytest.approx([0, 5 * learner.period_s, 0, 0, 0, 0])
+
+
+def test_a_fall_is_worth_what_the_learner_is_told():
+    learner = make_learner()
+    rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
+    rollout.fell[1, 2] = True
+    cheap, dear = (learner._samples(rollout, torch.zeros(3), False, fall).target[-1] for fall in (-0.5, -2.0))
+    assert cheap.tolist() == pytest.approx([-0.5 * SMALL.gamma, 0.03 / (1 - SMALL.gamma) * SMALL.gamma])
+    assert dear.tolist() == pytest.approx([-2.0 * SMALL.gamma, cheap[1].item()])
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
+    """A bound in the forward pass had no gradient: a deviation that had come beyond stayed there for good."""
+    torch.manual_seed(0)
+    policy = Disturber(4, (8,)).policy
+    end = math.log(STD[bound])
+    inward = -1.0 if bound else 1.0
+    optimizer = torch.optim.SGD([policy.log_std], lr=1.0)
+
+    def step(by: float) -> None:
+        optimizer.zero_grad()
+        (-by * policy.log_std).sum().backward()
+        optimizer.step()
+        policy.keep_std()
+
+    step(-20 * inward)
+    torch.testing.assert_close(policy.log_std.detach(), torch.full((3,), end))
+    step(0.5 * inward)
+    torch.testing.assert_close(policy.log_std.detach(), torch.full((3,), end + 0.5 * inward))
+
+
 @pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
 def test_forces_are_held(disturber, pushes):
     torch.manual_seed(0)
@@ -238,6 +329,14 @@ def test_no_force_in_the_warm_up_and_more_later():
     assert HInfinityConfig(disturber="none").force_limit(10_000) == 0
 
 
+def test_a_fall_becomes_worse_as_the_forces_rise():
+    config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
+    assert [config.fall_worth(i) for i in (0, 9, 10, 60, 110, 1000)] == [-0.5, -0.5, -0.5, -1.5, -2.5, -2.5]
+    at_once = HInfinityConfig(disturber="random", warmup=10, force_ramp=0, fall=-0.5, fall_pushed=-2.5)
+    assert [at_once.fall_worth(i) for i in (9, 10)] == [-0.5, -2.5]
+    assert HInfinityConfig(disturber="none", fall=-0.5).fall_worth(10_000) == -0.5  # nobody is ever pushed
+
+
 def test_direction_entropy():
     generator = torch.Generator().manual_seed(0)
     assert torch.allclose(directions().norm(dim=1), torch.ones(20))
@@ -257,9 +356,14 @@ def test_direction_entropy():
         ({"gamma": 1.0}, "gamma"),
         ({"eta": 0.0}, "eta must be positive"),
         ({"hold": [5, 4]}, "hold"),
-        ({"force_start_n": 200.0}, "force_start_n"),
+        ({"force_start_n": 300.0}, "force_start_n"),
         ({"share_random": 0.7, "share_none": 0.3}, "leave some"),
         ({"disturber": "wind"}, "wind"),
+        ({"initial_std": 3.0}, r"initial_std must be within \[0.02, 2.7\], not 3"),
+        ({"initial_std": 0.01}, "initial_std must be within"),
+        ({"fall_pushed": 0.1}, "fall_pushed must be at most 0"),
+        ({"vertical": 1.5}, "vertical must be within"),
+        ({"device": "gpu"}, "gpu"),
     ],
 )
 def test_nonsense_is_refused(change, expected):

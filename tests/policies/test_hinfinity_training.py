@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from contracts.locomotion import LocomotionContract, roll_history
 from policies.checkpoint import CheckpointError
-from policies.hinfinity import guarded
+from policies.hinfinity import guarded, train
 from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.train import Trainer
@@ -21,6 +22,7 @@ PERIOD_S = 0.1
 TINY = {
     "actor_widths": (32, 32), "critic_widths": (32, 32), "disturber_widths": (16,), "precision": "fp32", "warmup": 2,
     "force_ramp": 5, "force_start_n": 0.2, "force_max_n": 0.5, "hold": (2, 4), "initial_std": 0.7, "eta": 2.0,
+    "device": "cpu",
 }  # fmt: skip
 
 
@@ -147,6 +149,60 @@ def test_resuming_changes_no_bit(disturber, tmp_path):
     assert config.robot == "mass"
     assert all(map(torch.equal, networks.actor.parameters(), parts.networks.actor.parameters()))
     assert list((tmp_path / "parts" / "tensorboard").iterdir())
+
+
+def test_what_learns_elsewhere_is_what_collects(tmp_path, monkeypatch):
+    """Two copies of the networks, as with a GPU, do what one does, bit for bit; a resumed run too."""
+    one = make(tmp_path / "one", iterations=5)
+    one.run(progress_bar=False)
+    monkeypatch.setattr(train, "twin", lambda networks, device: copy.deepcopy(networks))
+    make(tmp_path / "two", iterations=3).run(progress_bar=False)
+    two = make(tmp_path / "two", resume=True, iterations=5)
+    assert two.learner.networks is not two.networks
+    two.run(progress_bar=False)
+    for name, value in one.networks.state_dict().items():
+        assert torch.equal(value, two.networks.state_dict()[name]), name
+        assert torch.equal(value, two.learner.networks.state_dict()[name]), name
+    np.testing.assert_array_equal(one.environment.observation, two.environment.observation)
+
+
+def weights(trainer: Trainer) -> torch.Tensor:
+    """Of all networks that collect, one after the other."""
+    return torch.cat([parameter.detach().flatten() for parameter in trainer.networks.parameters()])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_gpu_learns_what_the_cpu_learns(precision, tmp_path):
+    cpu, gpu = (make(tmp_path / device, device=device, precision=precision, warmup=0) for device in ("cpu", "cuda"))
+    first = weights(cpu)
+    figures = [trainer.iterate(3) for trainer in (cpu, gpu)]
+    assert next(gpu.learner.networks.parameters()).is_cuda
+    assert not next(gpu.networks.parameters()).is_cuda
+    moved = weights(cpu) - first
+    assert (weights(gpu) - first - moved).norm() < 0.1 * moved.norm()
+    for name in ("learning/kl", "learning/slack", "force/disturber", "disturber/std"):
+        assert figures[1][name] == pytest.approx(figures[0][name], rel=0.2), name
+    make(tmp_path / "run", device="cuda", precision=precision, iterations=2).run(progress_bar=False)
+    resumed = make(tmp_path / "run", resume=True, device="cpu", precision=precision, iterations=4)
+    assert resumed.run(progress_bar=False).iterations == 4
+    again = make(tmp_path / "run", resume=True, device="auto", precision=precision, iterations=6)
+    assert again.run(progress_bar=False).iterations == 6
+    assert next(again.learner.networks.parameters()).is_cuda
+
+
+def test_a_gpu_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="no GPU here; cpu or auto"):
+        make(tmp_path / "run", device="cuda")
+    assert not (tmp_path / "run").exists()
+    assert make(tmp_path / "run", device="auto").learner.device.type == "cpu"
+
+
+def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
+    trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5)
+    falls = [trainer.iterate(iteration)["learning/fall"] for iteration in (1, 2, 7)]
+    assert falls == [-0.5, -0.5, -1.5]
 
 
 def test_half_precision_learns_too(tmp_path):

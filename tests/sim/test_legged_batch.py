@@ -116,6 +116,19 @@ def test_a_delayed_command_is_obeyed_later():
             assert np.abs(after - before).max() > 3.0
 
 
+def test_a_target_beyond_a_joints_limit_is_the_limit():
+    """As a robot's safety filter has it: the springs must not pull harder in training than they ever will there."""
+    calf = JOINTS.index("FL_calf_joint")
+    torques = []
+    for target in (GO2.limits("FL_calf_joint")[0], -5.0):
+        with make(randomization=NOMINAL) as robots:
+            targets = POSE.copy()
+            targets[:, calf] = target
+            torques.append([robots.step(targets).torque for _ in range(5)])
+    np.testing.assert_array_equal(torques[0], torques[1])
+    assert np.abs(np.array(torques)[..., calf]).max() > 10
+
+
 def test_a_push_accelerates_the_robots_it_is_given_to():
     """On ice, the legs follow the trunk sooner or later: between F/m of the trunk alone and of all."""
     force = np.zeros((COUNT, 3))

@@ -68,6 +68,7 @@ def test_joints_come_in_the_documented_order_with_the_published_limits(figures):
         assert model.joint(name).qposadr[0] == 7 + i
         actuator = model.actuator(i)
         assert actuator.trnid[0] == model.joint(name).id
+        assert tuple(actuator.ctrlrange) == pytest.approx(figures.limits(name))
         assert tuple(actuator.forcerange) == (-figures.torque_limit(name), figures.torque_limit(name))
         assert actuator.gainprm[0] == figures.stiffness
         assert tuple(actuator.biasprm[:3]) == (0, -figures.stiffness, -figures.damping)
