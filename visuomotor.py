@@ -233,6 +233,8 @@ def evaluate(
     stitching: Literal["latest", "ensemble", "prefix"] = "latest",
     prefix: int = 4,
     execute: int | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    sampling: dict[str, str] = {},  # noqa: B006  # tyro shows it, nobody changes it
 ) -> int:
     """How often does a policy solve a task? In lock step with the simulator, through the robot's own controller.
 
@@ -252,12 +254,14 @@ def evaluate(
         stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
         prefix: actions that it repeats of the one before, with `--stitching prefix`.
         execute: actions carried out before the policy looks again; as it was trained for if not given.
+        device: that runs a checkpoint; every worker has a copy there.
+        sampling: of a checkpoint, choices that training does not depend on, as of `visuomotor export`.
     """
     from policies.loading import load_runtime
     from sim.evaluate import evaluate_tasks
     from sim.results import show, write_json
 
-    make_runtime = partial(load_runtime, policy, backend, execute=execute)
+    make_runtime = partial(load_runtime, policy, backend, execute=execute, device=device, sampling=sampling)
     results = evaluate_tasks(
         make_runtime, task, episodes, seed, workers, latency_steps, video, record, progress=True, stitching=stitching,
         prefix=prefix, delay_steps=delay_steps,

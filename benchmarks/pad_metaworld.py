@@ -19,6 +19,9 @@ The protocol, the same for every policy here:
 - Wilson's 95 % interval of each task and of all episodes; of a mean also that of 10,000 bootstrap samples of the
   episodes within each task, and so for the gain of one policy over another, episode by episode.
 
+With `--device cuda` all is trained and evaluated on a GPU, each checkpoint by PyTorch, `--jobs` trainings at once, and
+Diffusion Policy gets `--diffusion-steps`; the parts solvers, pictures and grid are for a CPU. A table says on what.
+
 `--quick` trains PAD with 16 tokens of pictures instead of 36 and for half the steps; it has files of its own.
 
 Parts, any of which `--parts` selects; every step but the timing is kept, so a run that was stopped continues:
@@ -26,6 +29,10 @@ Parts, any of which `--parts` selects; every step but the timing is kept, so a r
 - policies: PAD nano; the same network, steps and autoencoder without predicting pictures; Diffusion Policy.
 - cotraining: PAD nano from 10 demonstrations a task alone, and with 40 videos a task, of other seeds, whose actions
   and poses are not used. The same number of steps; 30 % of a batch is video.
+- curves: PAD nano and S, each with and without predicting pictures, from 10 and from 50 demonstrations a task.
+- why: PAD nano whose action looks at the present picture in tokens of its own (`--present-apart`), so that imagining is
+  a second task of the same network and no more; and with 5 times the weight on the action.
+- all50: one policy of size S for all 50 tasks of Meta-World, 50 demonstrations each. Only where it is asked for.
 - pictures: what was imagined for t+4, t+8, t+12 on 10 episodes a task that nothing was trained on, against what
   happened. Beside it the present, taken for the future; what happened, through the autoencoder; and what the policy
   would have shown, had it foreseen the latents of what happened exactly: the best there can be.
@@ -53,6 +60,7 @@ from rich.table import Table
 from benchmarks.latency import random_observation
 from benchmarks.pad_pictures import SHOWN, picture_table, write_grid
 from benchmarks.pad_runs import (
+    ALL,
     DIFFUSION,
     TASKS,
     PadRun,
@@ -67,12 +75,18 @@ from benchmarks.pad_runs import (
 from benchmarks.runs import compare, show_comparison, train_all
 from episodes.report import hardware, wilson_interval
 from policies.runtime import Runtime
+from sim.tasks import TASKS as ALL_TASKS
 
 SOLVERS = (("ddim", 75), ("ddim", 16), ("ddim", 8), ("dpm++", 16), ("dpm++", 8), ("dpm++", 4))  # the paper's first
 QUICK = ("--patch", 3, "--steps", 6000)
-PARTS = ("policies", "cotraining", "pictures", "solvers", "grid")
+LARGE = ("--size", "S", "--learning-rate", 5e-4)
+LARGEST_BATCH = 256  # samples of 50 tasks
+PARTS = ("policies", "cotraining", "curves", "why", "pictures", "solvers", "grid")
+ALSO = ("all50",)
 TIMING_THREADS, TIMING_CALLS, WARM_UP_CALLS = 2, 50, 3
 PAD, NO_PICTURES, DIFFUSION_POLICY = "PAD nano", "without predicting pictures", "Diffusion Policy"
+NO_PICTURES_TRAINING = ("--no-predict-images",)
+APART, WEIGHTED = "action sees the present apart", "action weighs 25, not 5"
 ALONE, WITH_VIDEO = "10 demonstrations", "10 demonstrations and 40 videos"
 
 
@@ -81,16 +95,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     collect(options.data, _datasets(options.parts))
     nano = _run(options, "nano", "demos50", training=_training(options), at=options.nano)
-    train_all([nano])
+    if options.diffusion_steps is None:
+        train_all([nano])  # first: its time is Diffusion Policy's
     result: dict[str, Any] = json.loads(options.json.read_text()) if options.json.exists() else {}
-    result |= {"hardware": hardware(), "tasks": TASKS, "nano": {"stages": stages(nano.checkpoint)}}
     console = Console()
     compared = _compared(options, nano)
-    train_all([run for runs in compared.values() for run in runs.values()])
+    train_all(list({run.folder: run for runs in compared.values() for run in runs.values()}.values()), options.jobs)
+    machine = hardware() | ({} if options.device == "cpu" else {"device": options.device})
+    result |= {"hardware": machine, "tasks": TASKS}
     for part, runs in compared.items():
-        result[part] = _compare(runs, options)
+        result[part] = _compare(runs, options) | {"hardware": machine}
         show_comparison(console, part, result[part])
         _show_training(console, result[part])
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+    if {"pictures", "solvers", "grid"} & set(options.parts):
+        train_all([nano])
+        result["nano"] = {"stages": stages(nano.checkpoint)}
     if "pictures" in options.parts:
         result["pictures"] = _pictures(nano, options)
         _show_pictures(console, result["pictures"])
@@ -100,25 +120,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "grid" in options.parts:
         write_grid(Runtime.load(nano.bundle), options.data / "heldout", options.output / "grid.png")
         console.print(f"{options.output / 'grid.png'}: now, imagined, happened")
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS + ALSO, default=PARTS)
     parser.add_argument("--data", type=Path, default=Path("data/pad"), help="datasets; collected if not there")
     parser.add_argument("--output", type=Path, help="runs/pad/benchmark, or runs/pad/quick")
     parser.add_argument("--nano", type=Path, help="a finished checkpoint of PAD nano; trained if not given")
     parser.add_argument("--json", type=Path, help="pad_metaworld.json or pad_quick.json of benchmarks/results")
     parser.add_argument("--quick", action="store_true", help="a smaller PAD, trained for less long")
     parser.add_argument("--budget-minutes", type=float, help="of Diffusion Policy; by default what PAD nano took")
+    parser.add_argument("--diffusion-steps", type=int, help="of Diffusion Policy, in place of a time")
+    parser.add_argument("--all50-steps", type=int, default=20_000, help="of the policy for all 50 tasks")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--jobs", type=int, help="trainings at once; by default as many as there are cores")
     parser.add_argument("--episodes", type=int, default=25, help="unseen seeds a task")
     parser.add_argument("--seed", type=int, default=0, help="of the evaluation")
     options = parser.parse_args(arguments)
     options.output = options.output or Path("runs/pad") / ("quick" if options.quick else "benchmark")
     name = "pad_quick.json" if options.quick else "pad_metaworld.json"
     options.json = options.json or Path("benchmarks/results") / name
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    if options.device == "cuda" and (wrong := {"pictures", "solvers", "grid"} & set(options.parts)):
+        parser.error(f"{', '.join(sorted(wrong))}: for a CPU, which bundles run on; choose other --parts")
     if options.nano is not None and not is_finished(options.nano):
         parser.error(f"{options.nano} is no checkpoint whose training is finished")
     return options
@@ -126,8 +152,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _datasets(parts: Sequence[str]) -> list[str]:
     """What the parts need."""
-    names = ["demos50", "heldout"] if {"pictures", "solvers", "grid"} & set(parts) else ["demos50"]
-    return [*names, *(("demos10", "video40") if "cotraining" in parts else ())]
+    wanted = {
+        "demos50": set(PARTS) - {"cotraining"},
+        "demos10": {"cotraining", "curves"},
+        "video40": {"cotraining"},
+        "heldout": {"pictures", "solvers", "grid"},
+        ALL: {"all50"},
+    }
+    return [name for name, needing in wanted.items() if needing & set(parts)]
 
 
 def _training(options: argparse.Namespace, *more: object) -> tuple[object, ...]:
@@ -136,28 +168,53 @@ def _training(options: argparse.Namespace, *more: object) -> tuple[object, ...]:
 
 
 def _run(options: argparse.Namespace, name: str, dataset: str, **more: Any) -> PadRun:
-    return PadRun(options.output / name, more.pop("family", "pad"), TASKS, options.data / dataset, "image", **more)
+    family, tasks = more.pop("family", "pad"), tuple(ALL_TASKS) if dataset == ALL else TASKS
+    return PadRun(options.output / name, family, tasks, options.data / dataset, "image", device=options.device, **more)
 
 
 def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, PadRun]]:
     """Part -> name -> run."""
-    found = {}
+    found: dict[str, dict[str, PadRun]] = {}
+
+    def run(name: str, dataset: str, *more: object) -> PadRun:
+        return _run(options, name, dataset, training=_training(options, *more))
+
+    no_pictures = run("no_pictures", "demos50", *NO_PICTURES_TRAINING)
+    few = run("demos10", "demos10")
     if "policies" in options.parts:
-        seconds = training_seconds(nano.checkpoint) if options.budget_minutes is None else 60 * options.budget_minutes
-        steps = diffusion_steps(seconds, nano.dataset, options.output / "diffusion")
-        diffusion = ("--steps", steps, *DIFFUSION)
-        found["policies"] = {
-            PAD: nano,
-            NO_PICTURES: _run(options, "no_pictures", "demos50", training=_training(options, "--no-predict-images")),
-            DIFFUSION_POLICY: _run(options, "diffusion", "demos50", family="diffusion", training=diffusion),
-        }
+        found["policies"] = {PAD: nano, NO_PICTURES: no_pictures, DIFFUSION_POLICY: _diffusion(options, nano)}
     if "cotraining" in options.parts:
         video = ("--video-dataset", options.data / "video40", "--video-fraction", 0.3)
-        found["cotraining"] = {
-            ALONE: _run(options, "demos10", "demos10", training=_training(options)),
-            WITH_VIDEO: _run(options, "demos10_video40", "demos10", training=_training(options, *video)),
+        found["cotraining"] = {ALONE: few, WITH_VIDEO: run("demos10_video40", "demos10", *video)}
+    if "why" in options.parts:
+        found["why"] = {
+            PAD: nano,
+            NO_PICTURES: no_pictures,
+            APART: run("present_apart", "demos50", "--present-apart"),
+            WEIGHTED: run("action_weight", "demos50", "--action-weight", 25),
         }
+    if "curves" in options.parts:
+        found["curves"] = {
+            "nano, 10 demonstrations": few,
+            f"nano, 10 demonstrations, {NO_PICTURES}": run("demos10_no_pictures", "demos10", *NO_PICTURES_TRAINING),
+            "nano, 50 demonstrations": nano,
+            f"nano, 50 demonstrations, {NO_PICTURES}": no_pictures,
+            "S, 50 demonstrations": run("S", "demos50", *LARGE),
+            f"S, 50 demonstrations, {NO_PICTURES}": run("S_no_pictures", "demos50", *LARGE, *NO_PICTURES_TRAINING),
+        }
+    if "all50" in options.parts:
+        training = (*LARGE, "--batch-size", LARGEST_BATCH, "--steps", options.all50_steps)
+        found["all50"] = {"PAD S": _run(options, "all50", ALL, training=training)}
     return found
+
+
+def _diffusion(options: argparse.Namespace, nano: PadRun) -> PadRun:
+    """Diffusion Policy, trained for as long as PAD was unless something else was asked for."""
+    steps = options.diffusion_steps
+    if steps is None:
+        seconds = training_seconds(nano.checkpoint) if options.budget_minutes is None else 60 * options.budget_minutes
+        steps = diffusion_steps(seconds, nano.dataset, options.output / "diffusion")
+    return _run(options, "diffusion", "demos50", family="diffusion", training=("--steps", steps, *DIFFUSION))
 
 
 def _compare(runs: Mapping[str, PadRun], options: argparse.Namespace) -> dict[str, Any]:
@@ -171,11 +228,21 @@ def _compare(runs: Mapping[str, PadRun], options: argparse.Namespace) -> dict[st
             "training": stages(run.checkpoint),
             "training_minutes": round(training_seconds(run.checkpoint) / 60, 1),
         }
-    best = WITH_VIDEO if WITH_VIDEO in runs else PAD
     result["gains"] = {
-        f"{best}, over {name}": gain(runs[best].rows(), run.rows()) for name, run in runs.items() if name != best
+        f"{name}, over {other}": gain(runs[name].rows(), runs[other].rows()) for name, other in _pairs(list(runs))
     }
     return result
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Which runs of a part are set against which: each with pictures against that without, else the best or the new."""
+    without = [name for name in names if name.endswith(f", {NO_PICTURES}")]
+    if without:
+        return [(name.removesuffix(f", {NO_PICTURES}"), name) for name in without]
+    if APART in names:
+        return [(name, NO_PICTURES) for name in names if name != NO_PICTURES]
+    best = WITH_VIDEO if WITH_VIDEO in names else names[0]
+    return [(best, name) for name in names if name != best]
 
 
 def _bootstrap(run: PadRun) -> tuple[float, float]:

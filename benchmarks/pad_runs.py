@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ from safetensors import safe_open
 
 from benchmarks.commands import visuomotor
 from benchmarks.runs import PolicyRun
+from sim.tasks import TASKS as ALL_TASKS
 
+ALL = "all50"  # the dataset of every task of Meta-World
 TASKS = ("drawer-open", "button-press-topdown", "door-open", "push", "reach")
 DATASETS = {  # within the folder of data -> episodes a task, seed of the collection
     "demos50": (50, 0),
     "demos10": (10, 0),
     "video40": (40, 500),
     "heldout": (10, 900),
+    ALL: (50, 0),
 }
 DIFFUSION = ("--batch-size", 64, "--precision", "fp32")  # as the image policies of benchmarks/carp.py
 PROBE_STEPS = 120  # of which the first LEFT_OUT are slower: caches, allocations
@@ -35,24 +39,42 @@ class PadRun(PolicyRun):
 
     Attributes:
         at: the checkpoint, where it is not in the run's folder.
+        device: `cpu`, where the bundle is evaluated; or `cuda`, where PyTorch runs the checkpoint.
     """
 
     at: Path | None = None
+    device: str = "cpu"
 
     @property
     def checkpoint(self) -> Path:
         """What was trained."""
         return self.at or super().checkpoint
 
+    @property
+    def evaluated(self) -> Path:
+        """On a GPU the checkpoint: the engines of bundles run on CPUs."""
+        return self.bundle if self.device == "cpu" else self.checkpoint
+
+    @property
+    def evaluation(self) -> tuple[object, ...]:
+        """What a bundle has from its export, a checkpoint must be told."""
+        sampling = ("--sampling", *self.sampling) if self.sampling and self.device != "cpu" else ()
+        return (*super().evaluation, *(() if self.device == "cpu" else ("--device", self.device)), *sampling)
+
     def collect(self) -> None:
         """Nothing: the function `collect` makes the datasets, each of its own size and seed."""
 
     def train(self) -> None:
-        """Train what is not finished, and export; a checkpoint that is finished is taken as it is.
+        """Train what is not finished, and export what is evaluated as a bundle; what is finished is taken as it is.
 
         Raises:
             ValueError: the checkpoint has changed since it was exported and evaluated, or is another one.
         """
+        if self.device != "cpu":
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not is_finished(self.checkpoint):
+                self.fit()
+            return
         weights, manifest = self.checkpoint / "model.safetensors", self.bundle / "manifest.json"
         if manifest.exists() and weights.exists() and weights.stat().st_mtime > manifest.stat().st_mtime:
             raise ValueError(f"{weights} is newer than what was made of it: remove {self.folder} to measure it anew")
@@ -73,8 +95,8 @@ def collect(data: Path, names: Sequence[str]) -> None:
     for name in names:
         episodes, seed = DATASETS[name]
         visuomotor(
-            "collect", *TASKS, "--observations", "image", "--episodes", episodes, "--seed", seed, "--workers", 2,
-            "--output", data / name,
+            "collect", *(ALL_TASKS if name == ALL else TASKS), "--observations", "image", "--episodes", episodes,
+            "--seed", seed, "--workers", os.cpu_count() or 1, "--output", data / name,
         )  # fmt: skip
 
 

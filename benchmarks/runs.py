@@ -57,6 +57,16 @@ class PolicyRun:
         return self.folder / "bundle"
 
     @property
+    def evaluated(self) -> Path:
+        """What is evaluated."""
+        return self.bundle
+
+    @property
+    def evaluation(self) -> tuple[object, ...]:
+        """Further arguments of `visuomotor eval`."""
+        return () if self.execute is None else ("--execute", self.execute)
+
+    @property
     def result(self) -> Path:
         """JSON of the evaluation."""
         return self.folder / ("eval.json" if self.execute is None else f"eval_execute_{self.execute}.json")
@@ -75,12 +85,16 @@ class PolicyRun:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.trained is None:
-            visuomotor(
-                "train", self.family, "--dataset", self.dataset, "--output", self.checkpoint, "--resume",
-                *self.training, threads=1, log=self.folder / "train.log",
-            )  # fmt: skip
+            self.fit()
         anew = ("--sampling", *self.sampling) if self.sampling else ()
         visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
+
+    def fit(self) -> None:
+        """`visuomotor train`, or go on with it."""
+        visuomotor(
+            "train", self.family, "--dataset", self.dataset, "--output", self.checkpoint, "--resume",
+            *self.training, threads=1, log=self.folder / "train.log",
+        )  # fmt: skip
 
     def evaluate(self, episodes: int, seed: int) -> None:
         """`visuomotor eval` on unseen seeds, with a process a core; kept once done.
@@ -96,9 +110,8 @@ class PolicyRun:
                 )
             return
         visuomotor(
-            "eval", self.bundle, "--task", *self.tasks, "--episodes", episodes, "--seed", seed,
-            "--workers", os.cpu_count() or 1, "--json", self.result,
-            *(() if self.execute is None else ("--execute", self.execute)),
+            "eval", self.evaluated, "--task", *self.tasks, "--episodes", episodes, "--seed", seed,
+            "--workers", os.cpu_count() or 1, "--json", self.result, *self.evaluation,
         )  # fmt: skip
 
     def rows(self) -> list[dict]:
@@ -107,11 +120,11 @@ class PolicyRun:
         return found.get("rows", [found])
 
 
-def train_all(runs: Sequence[PolicyRun]) -> None:
-    """Collect what they learn from, then train as many at once as there are cores."""
+def train_all(runs: Sequence[PolicyRun], jobs: int | None = None) -> None:
+    """Collect what they learn from, then train `jobs` at once; None: as many as there are cores."""
     for run in {run.dataset: run for run in runs if not run.bundle.exists()}.values():
         run.collect()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
         list(pool.map(lambda run: run.train(), runs))
 
 

@@ -42,6 +42,9 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         size: nano, S, B, L or XL, or LAYERSxWIDTHxHEADS such as 12x384x6.
         future: how many control periods ahead pictures and poses are predicted.
         predict_images: False predicts poses alone, with the same network: a comparison that the paper makes.
+        present_apart: the present of the pictures also stands in tokens of its own, and what acts sees these instead of
+            the pictures that are being imagined: pictures are then a second task of the same network, no more. Not in
+            the paper: to find out which of the two it is that helps, or harms.
         depth: predict depth pictures too; the observation set then has a second camera, named `<camera>_depth`, whose
             pictures show depth as grey.
         poses: what is predicted of the end effector: where it will be (`absolute`, as in the paper), how far it will
@@ -83,6 +86,7 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
     size: str = "nano"
     future: tuple[int, ...] = (4, 8, 12)
     predict_images: bool = True
+    present_apart: bool = False
     depth: bool = False
     poses: Literal["absolute", "relative", "commanded"] = "commanded"
     patch: int = 2
@@ -119,6 +123,10 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         require(
             self.horizon == self.future[-1],
             f"horizon {self.horizon} must be the last of future {self.future}",
+        )
+        require(
+            self.predict_images or not self.present_apart,
+            "present_apart needs predict_images: without it there is nothing to set the present apart from",
         )
         require(1 <= self.execute <= self.horizon, f"execute must be within [1, {self.horizon}], not {self.execute}")
         require(min(self.state_history, self.image_history) > 0, "the policy must see the present")

@@ -55,7 +55,11 @@ class PadPolicy(Policy):
         self.modalities = self._modalities()
         self.eye = PictureEye(config.eye_channels, config.keypoints, config.downsampling) if config.eye else None
         self.transformer = PadTransformer(
-            *config.transformer_size, config.text_dim, tuple(map(tuple, self.modalities)), config.shared_modulation
+            *config.transformer_size,
+            config.text_dim,
+            tuple(map(tuple, self.modalities)),
+            config.shared_modulation,
+            config.present_apart,
         )
         self.noise_schedule = training_scheduler(config)
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))

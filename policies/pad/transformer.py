@@ -3,6 +3,7 @@
 Every modality is a few tokens. Those of the future are noisy; what is known of the present stands clean beside them, on
 the channel axis. A token sees those of its own modality and of the ones before it: pictures see only pictures, depth
 also those, and the one action token sees everything. So what is predicted of pictures can be learned from video.
+With the present `apart` it also stands in tokens of its own, and what acts sees these instead of the imagined pictures.
 Axes: B batch, F frames (of the past, clean, or of the future, noisy), L tokens, W width.
 """
 
@@ -20,6 +21,7 @@ from torch.nn import functional
 FREQUENCIES = 256  # of the timestep's sinusoidal embedding, as in DiT
 MLP_RATIO = 4
 EPSILON = 1e-6  # of the layer norms, as in DiT
+PRESENT = "present"  # the name of what embeds the present of the pictures alone
 MODULATIONS = 6  # shift, scale and gate, of the attention and of the MLP
 
 
@@ -97,6 +99,8 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
     Attributes:
         modalities: in the order of their tokens, each as a tuple of the fields of `Modality`.
         shared_modulation: whether all blocks share one (see `Block`).
+        apart: the present of the pictures stands in tokens of its own too, the first ones. All see them; of the others,
+            pictures are seen by pictures alone. So what acts does not look through noise, but gets no imagination.
     """
 
     mask: Tensor
@@ -110,6 +114,7 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         text_dim: int,
         modalities: tuple[tuple[str | int, ...], ...],
         shared_modulation: bool = False,
+        apart: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
@@ -127,8 +132,21 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         self.blocks = nn.ModuleList(Block(width, heads, shared_modulation) for _ in range(layers))
         self.final_modulation = nn.Linear(width, 2 * width)
         owner = torch.tensor([number for number, m in enumerate(self.modalities) for _ in range(m.tokens)])
-        self.register_buffer("mask", owner[None] <= owner[:, None], persistent=False)
+        mask = owner[None] <= owner[:, None]
+        self.present = self._apart() if apart else 0
+        if apart:
+            mask &= (owner[None] > 0) | (owner[:, None] == 0)
+            mask = functional.pad(mask, (self.present, 0), value=True)
+            mask = functional.pad(mask, (0, 0, self.present, 0), value=False)
+            mask[: self.present, : self.present] = True
+        self.register_buffer("mask", mask, persistent=False)
         self._begin()
+
+    def _apart(self) -> int:
+        """Make what embeds the present of the pictures alone; how many tokens that are."""
+        pictures = self.modalities[0]
+        self.embed[PRESENT] = nn.Linear(pictures._replace(future=0).seen, self.width)
+        return pictures.tokens
 
     def forward(
         self, noisy: dict[str, Tensor], timestep: Tensor, clean: dict[str, Tensor], text: Tensor
@@ -160,20 +178,24 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
             last = self.final_modulation(functional.silu(told))
         else:
             told, last = told.split((MODULATIONS * self.width, 2 * self.width), dim=-1)
-        x = torch.cat([self._tokens(m, noisy.get(m.name), clean[m.name]) for m in self.modalities], dim=1)
+        tokens = [self._tokens(m, noisy.get(m.name), clean[m.name]) for m in self.modalities]
+        if self.present:
+            pictures = self.modalities[0]
+            tokens.insert(0, self._tokens(pictures, None, clean[pictures.name], PRESENT))
+        x = torch.cat(tokens, dim=1)
         for block in self.blocks:
             x = block(x, told, self.mask)
         shift, scale = last.unsqueeze(1).chunk(2, dim=-1)
-        parts = modulated(x, shift, scale).split([m.tokens for m in self.modalities], dim=1)
+        parts = modulated(x[:, self.present :], shift, scale).split([m.tokens for m in self.modalities], dim=1)
         return {
             m.name: _frames(self.head[m.name](part), m)
             for m, part in zip(self.modalities, parts, strict=True)
             if m.future
         }
 
-    def _tokens(self, m: Modality, noisy: Tensor | None, clean: Tensor) -> Tensor:
+    def _tokens(self, m: Modality, noisy: Tensor | None, clean: Tensor, embed: str = "") -> Tensor:
         parts = [_patches(frames, m.patch) for frames in (noisy, clean) if frames is not None]
-        return self.embed[m.name](torch.cat(parts, dim=-1)) + getattr(self, f"place_{m.name}")
+        return self.embed[embed or m.name](torch.cat(parts, dim=-1)) + getattr(self, f"place_{m.name}")
 
     def _begin(self) -> None:
         """First weights, as DiT's: nothing is added to the residual stream, and nothing predicted."""

@@ -25,10 +25,12 @@ POSES = Modality("poses", 4, 1, 1, 1, 2, 3)
 PAPER = {"S": 33, "B": 131, "L": 460, "XL": 677}  # million parameters
 
 
-def make(*modalities: Modality, layers: int = 2, width: int = 32, shared: bool = False) -> PadTransformer:
+def make(
+    *modalities: Modality, layers: int = 2, width: int = 32, shared: bool = False, apart: bool = False
+) -> PadTransformer:
     """Every weight is drawn, or adaLN-Zero would hide what depends on what."""
     torch.manual_seed(0)
-    network = PadTransformer(layers, width, 2, 8, tuple(map(tuple, modalities)), shared).eval()
+    network = PadTransformer(layers, width, 2, 8, tuple(map(tuple, modalities)), shared, apart).eval()
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(0.2 * torch.randn_like(weight))
@@ -122,6 +124,23 @@ def test_who_sees_whom():
             gradient = torch.zeros(()) if leaf.grad is None else leaf.grad
             assert bool((gradient != 0).all()) == (key in seen)
             assert bool((gradient == 0).all()) == (key not in seen)
+
+
+def test_with_the_present_apart_poses_see_it_but_nothing_imagined():
+    """And pictures see as much as before."""
+    network = make(PICTURES, DEPTH, POSES, apart=True)
+    sees_future = {"pictures": {"pictures"}, "depth": {"depth"}, "poses": {"depth", "poses"}}
+    sees_now = {"pictures": {"pictures"}, "depth": {"pictures", "depth"}, "poses": {"pictures", "depth", "poses"}}
+    for name in sees_now:
+        noisy, timestep, clean, text = inputs(PICTURES, DEPTH, POSES)
+        for value in (*noisy.values(), *clean.values()):
+            value.requires_grad_()
+        output = network(noisy, timestep, clean, text)[name]
+        assert output.shape == noisy[name].shape
+        output.square().sum().backward()
+        for leaves, seen in ((noisy, sees_future[name]), (clean, sees_now[name])):
+            found = {key: leaf.grad is not None and bool((leaf.grad != 0).all()) for key, leaf in leaves.items()}
+            assert found == {key: key in seen for key in leaves}
 
 
 def test_pictures_are_the_same_to_the_bit_whatever_the_poses():
