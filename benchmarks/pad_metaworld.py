@@ -29,9 +29,9 @@ Parts, any of which `--parts` selects; every step but the timing is kept, so a r
 - policies: PAD nano; the same network, steps and autoencoder without predicting pictures; Diffusion Policy.
 - cotraining: PAD nano from 10 demonstrations a task alone, and with 40 videos a task, of other seeds, whose actions
   and poses are not used. The same number of steps; 30 % of a batch is video.
-- curves: PAD nano and S, each with and without predicting pictures, from 10 and from 50 demonstrations a task.
+- curves: PAD nano and one of 3 x 128, each with and without predicting pictures, from 10 and 50 demonstrations a task.
 - why: PAD nano whose action looks at the present picture in tokens of its own (`--present-apart`), so that imagining is
-  a second task of the same network and no more; and with 5 times the weight on the action.
+  a second task of the same network and no more.
 - all50: one policy of size S for all 50 tasks of Meta-World, 50 demonstrations each. Only where it is asked for.
 - pictures: what was imagined for t+4, t+8, t+12 on 10 episodes a task that nothing was trained on, against what
   happened. Beside it the present, taken for the future; what happened, through the autoencoder; and what the policy
@@ -49,7 +49,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,14 @@ from sim.tasks import TASKS as ALL_TASKS
 
 SOLVERS = (("ddim", 75), ("ddim", 16), ("ddim", 8), ("dpm++", 16), ("dpm++", 8), ("dpm++", 4))  # the paper's first
 QUICK = ("--patch", 3, "--steps", 6000)
-LARGE = ("--size", "S", "--learning-rate", 5e-4)
-LARGEST_BATCH = 256  # samples of 50 tasks
+SMALLER = ("--size", "3x128x4")
+ALL50 = ("--size", "S", "--learning-rate", 5e-4, "--batch-size", 256)
 PARTS = ("policies", "cotraining", "curves", "why", "pictures", "solvers", "grid")
 ALSO = ("all50",)
 TIMING_THREADS, TIMING_CALLS, WARM_UP_CALLS = 2, 50, 3
 PAD, NO_PICTURES, DIFFUSION_POLICY = "PAD nano", "without predicting pictures", "Diffusion Policy"
 NO_PICTURES_TRAINING = ("--no-predict-images",)
-APART, WEIGHTED = "action sees the present apart", "action weighs 25, not 5"
+APART = "action sees the present apart"
 ALONE, WITH_VIDEO = "10 demonstrations", "10 demonstrations and 40 videos"
 
 
@@ -177,6 +177,8 @@ def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, 
     found: dict[str, dict[str, PadRun]] = {}
 
     def run(name: str, dataset: str, *more: object) -> PadRun:
+        if name == "nano":
+            return nano
         return _run(options, name, dataset, training=_training(options, *more))
 
     no_pictures = run("no_pictures", "demos50", *NO_PICTURES_TRAINING)
@@ -191,20 +193,26 @@ def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, 
             PAD: nano,
             NO_PICTURES: no_pictures,
             APART: run("present_apart", "demos50", "--present-apart"),
-            WEIGHTED: run("action_weight", "demos50", "--action-weight", 25),
         }
     if "curves" in options.parts:
-        found["curves"] = {
-            "nano, 10 demonstrations": few,
-            f"nano, 10 demonstrations, {NO_PICTURES}": run("demos10_no_pictures", "demos10", *NO_PICTURES_TRAINING),
-            "nano, 50 demonstrations": nano,
-            f"nano, 50 demonstrations, {NO_PICTURES}": no_pictures,
-            "S, 50 demonstrations": run("S", "demos50", *LARGE),
-            f"S, 50 demonstrations, {NO_PICTURES}": run("S_no_pictures", "demos50", *LARGE, *NO_PICTURES_TRAINING),
-        }
+        found["curves"] = _curves(run)
     if "all50" in options.parts:
-        training = (*LARGE, "--batch-size", LARGEST_BATCH, "--steps", options.all50_steps)
+        training = (*ALL50, "--steps", options.all50_steps)
         found["all50"] = {"PAD S": _run(options, "all50", ALL, training=training)}
+    return found
+
+
+def _curves(run: Callable[..., PadRun]) -> dict[str, PadRun]:
+    """Sizes and numbers of demonstrations, each with and without predicting pictures; `run`: folder, dataset, more."""
+    found = {}
+    for size, training in {"3 x 128": SMALLER, "nano": ()}.items():
+        for demonstrations in (10, 50):
+            name, dataset = f"{size}, {demonstrations} demonstrations", f"demos{demonstrations}"
+            folder = {(10, True): "demos10", (50, True): "nano"}.get((demonstrations, not training))
+            folder = folder or f"smaller_{dataset}"
+            found[name] = run(folder, dataset, *training)
+            without = {"nano": "no_pictures"}.get(folder, f"{folder}_no_pictures")
+            found[f"{name}, {NO_PICTURES}"] = run(without, dataset, *training, *NO_PICTURES_TRAINING)
     return found
 
 

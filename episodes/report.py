@@ -55,3 +55,21 @@ def hardware() -> dict[str, Any]:
         named = [line for line in cpuinfo.read_text().splitlines() if line.lower().startswith("model name")]
         model = named[0].partition(":")[2].strip() if named else model
     return {"cpu": model, "cores": len(os.sched_getaffinity(0))}
+
+
+def stolen_seconds(stat: str | None = None) -> float:
+    """Processor seconds since the start that the hypervisor gave to others while this virtual machine wanted them.
+
+    Summed over its cores; 0 where nothing tells. A control loop that a hypervisor interrupts misses periods whatever it
+    does: measured before and after, this says whose fault they are.
+
+    Args:
+        stat: what /proc/stat says (proc_stat(5): `steal` is the eighth figure of a line); None: read it.
+    """
+    if stat is None:
+        try:
+            stat = Path("/proc/stat").read_text()
+        except OSError:
+            return 0.0
+    total = next((line.split() for line in stat.splitlines() if line.startswith("cpu ")), [])
+    return int(total[8]) / os.sysconf("SC_CLK_TCK") if len(total) > 8 else 0.0

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from contracts import RobotContract
-from episodes.report import noise_carried_out
+from episodes.report import noise_carried_out, stolen_seconds
 from episodes.samples import is_sustained
 from ros_nodes.graph import BODY, CONTROLLER, DISCOVERY_S, POLICY, RECORDER
 from ros_nodes.graph_client import GraphClient, GraphError
@@ -91,9 +91,9 @@ class EpisodeRunner:
         before = self._figures()
         if self._director is not None:
             self._director.start(seed)
-        start = time.monotonic()
+        start, stolen = time.monotonic(), stolen_seconds()
         success = self._drive(running)
-        seconds = time.monotonic() - start
+        seconds, stolen = time.monotonic() - start, stolen_seconds() - stolen
         figures = self._figures()  # before it is let go and sinks: that is no fall
         self.hold()
         error = self._statistics(RECORDER)["error"]
@@ -102,7 +102,7 @@ class EpisodeRunner:
         if figures:
             success = success and bool(figures["stood"])  # who still lies where it lay did not fall, but did not walk
             figures = walk_figures(before, figures)
-        return self._row(index, seed, success, seconds, figures)
+        return self._row(index, seed, success, seconds, stolen, figures)
 
     def hold(self) -> bool:
         """Stop the policy, then let the controller hold and end; True when both that are alive have confirmed it.
@@ -132,7 +132,9 @@ class EpisodeRunner:
             return {}
         return dict(self._statistics(BODY)["episode"])
 
-    def _row(self, index: int, seed: int, success: bool, seconds: float, figures: Mapping[str, float]) -> EpisodeRow:
+    def _row(
+        self, index: int, seed: int, success: bool, seconds: float, stolen_s: float, figures: Mapping[str, float]
+    ) -> EpisodeRow:
         controller = self._statistics(CONTROLLER)
         policy = self._statistics(POLICY)
         counters = {
@@ -147,6 +149,7 @@ class EpisodeRunner:
             success=success,
             steps=round(seconds * self._robot.control_rate_hz),
             seconds=round(seconds, 4),
+            stolen_s=round(stolen_s, 2),
             control={k: controller[k] for k in ("rate_hz", "period_error_us", "missed", "periods")},
             inference_ms=policy["inference_ms"],
             counters=counters,

@@ -16,7 +16,7 @@ from rich.table import Table
 from episodes.files import write_atomic
 from episodes.report import hardware, wilson_interval
 
-PERCENTILES = ("p50", "p99", "max")
+WORTH_TELLING = 0.01  # of the processor time
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class EpisodeRow:
         counters: refusals by reason, of controller and policy; those that are zero are left out.
         action_age_steps: commands by the control periods from the observation they answer to their own time.
         figures: what else the body found, by name, such as how far a robot walked; nothing of most.
+        stolen_s: processor time that a hypervisor gave to others meanwhile (`stolen_seconds`).
         residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
     """
 
@@ -48,6 +49,7 @@ class EpisodeRow:
     action_age_steps: Mapping[str, int] = field(default_factory=dict)
     residual_noise: Mapping[str, float] | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
+    stolen_s: float = 0.0
 
     @property
     def missed(self) -> int:
@@ -77,7 +79,7 @@ class RunReport:
     def to_dict(self) -> dict[str, Any]:
         """The JSON of the run. Timing figures are those of the median episode; `max` is the worst of all.
 
-        `figures` are means of the episodes.
+        `figures` are means of the episodes; `stolen` is the share of processor time that a hypervisor gave to others.
         """
         count = len(self.rows)
         ages = self._ages()
@@ -100,6 +102,7 @@ class RunReport:
             "figures": self._figures(),
             "bag": self.bag,
             "hardware": hardware(),
+            "stolen": round(self._stolen(), 4),
             "ended_by": self.ended_by,
         }
 
@@ -129,6 +132,11 @@ class RunReport:
         if ages := self._ages():
             usual = statistics.median_low(ages.elements())
             console.print(f"commands followed observations {usual} control periods old, at most {max(ages)}")
+        if (stolen := self._stolen()) >= WORTH_TELLING:
+            console.print(
+                f"[yellow]the hypervisor gave {100 * stolen:.1f} % of this virtual machine's processor time to others: "
+                "that alone can make a period be missed[/]"
+            )
         if figures := self._figures():
             console.print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()) + ", an episode")
         console.print(f"recording: {self.bag}", soft_wrap=True)
@@ -139,6 +147,11 @@ class RunReport:
             [name for name in self.rows[0].figures if all(name in r.figures for r in self.rows)] if self.rows else []
         )
         return {name: round(statistics.fmean(r.figures[name] for r in self.rows), 4) for name in shared}
+
+    def _stolen(self) -> float:
+        """Share of all cores' time that a hypervisor gave to others, within [0, 1]."""
+        seconds = sum(row.seconds for row in self.rows) * hardware()["cores"]
+        return min(1.0, sum(row.stolen_s for row in self.rows) / seconds) if seconds else 0.0
 
     def _ages(self) -> Counter[int]:
         """Commands of all episodes by their age."""

@@ -23,6 +23,7 @@ from rosbags.highlevel import AnyReader
 from contracts import ContractMismatch, PolicyContract
 from episodes.bag import bag_episodes
 from episodes.opening import open_episode
+from episodes.report import stolen_seconds
 from policies.runtime.bundle import CONTRACT_FILE, read_bundle, write_manifest
 from policies.runtime.sampler import CarpSampler
 from ros_nodes.episode_start import check_start, choose_instruction
@@ -236,6 +237,21 @@ def test_the_report_is_that_of_the_median_episode(tmp_path):
     report.show(console)
     assert "2 of 3 succeeded" in said.getvalue()
     assert "commands followed observations 2 control periods old, at most 10" in said.getvalue()
+
+
+def test_a_run_says_what_a_hypervisor_took_from_it():
+    """So that a missed period is not looked for in the wrong place."""
+    stat = "cpu  10 20 30 40 50 60 70 800 90 0\ncpu0 1 2 3 4 5 6 7 8 9 0\n"
+    assert stolen_seconds(stat) == 800 / os.sysconf("SC_CLK_TCK")
+    assert stolen_seconds("intr 1\n") == stolen_seconds("cpu  1 2 3\n") == 0
+    assert stolen_seconds() >= 0
+    cores = len(os.sched_getaffinity(0))
+    for stolen_s, share, told in ((0.0, 0.0, False), (0.25 * cores, 0.1, True)):
+        rows = [dataclasses.replace(row(0, True, 0, 1.0, 1.0), stolen_s=stolen_s), row(1, True, 0, 1.0, 1.0)]
+        report, said = RunReport("r", "p", "push", 0, 80.0, rows, "bag"), io.StringIO()
+        assert report.to_dict()["stolen"] == pytest.approx(share)
+        report.show(Console(file=said, width=200))
+        assert ("gave 10.0 % of this virtual machine's processor time to others" in said.getvalue()) == told
 
 
 def test_a_run_without_an_episode_can_be_reported():
