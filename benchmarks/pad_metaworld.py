@@ -61,6 +61,7 @@ from benchmarks.latency import random_observation
 from benchmarks.pad_pictures import SHOWN, picture_table, write_grid
 from benchmarks.pad_runs import (
     ALL,
+    DATASETS,
     DIFFUSION,
     TASKS,
     PadRun,
@@ -205,14 +206,16 @@ def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, 
 def _curves(run: Callable[..., PadRun]) -> dict[str, PadRun]:
     """Sizes and numbers of demonstrations, each with and without predicting pictures; `run`: folder, dataset, more."""
     found = {}
-    for size, training in {"3 x 128": SMALLER, "nano": ()}.items():
-        for demonstrations in (10, 50):
-            name, dataset = f"{size}, {demonstrations} demonstrations", f"demos{demonstrations}"
-            folder = {(10, True): "demos10", (50, True): "nano"}.get((demonstrations, not training))
-            folder = folder or f"smaller_{dataset}"
-            found[name] = run(folder, dataset, *training)
-            without = {"nano": "no_pictures"}.get(folder, f"{folder}_no_pictures")
-            found[f"{name}, {NO_PICTURES}"] = run(without, dataset, *training, *NO_PICTURES_TRAINING)
+    for size, dataset, folder, without in (
+        ("3 x 128", "demos10", "smaller_demos10", "smaller_demos10_no_pictures"),
+        ("3 x 128", "demos50", "smaller_demos50", "smaller_demos50_no_pictures"),
+        ("nano", "demos10", "demos10", "demos10_no_pictures"),
+        ("nano", "demos50", "nano", "no_pictures"),
+    ):
+        name = f"{size}, {DATASETS[dataset][0]} demonstrations"
+        training = SMALLER if size != "nano" else ()
+        found[name] = run(folder, dataset, *training)
+        found[f"{name}, {NO_PICTURES}"] = run(without, dataset, *training, *NO_PICTURES_TRAINING)
     return found
 
 

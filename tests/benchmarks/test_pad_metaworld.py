@@ -14,7 +14,7 @@ import safetensors.numpy
 from PIL import Image
 
 from benchmarks import pad_runs
-from benchmarks.pad_metaworld import main
+from benchmarks.pad_metaworld import _compared, _options, _pairs, _run, main
 from benchmarks.pad_pictures import picture_table, psnr, squared_error, ssim, write_grid
 from benchmarks.pad_runs import PadRun, bootstrap_interval, diffusion_steps, gain, stages, training_seconds
 from contracts import PolicyContract, PolicyObservation, load_robot
@@ -214,6 +214,43 @@ def test_a_result_of_older_weights_is_not_taken_for_a_new_one(tmp_path) -> None:
     os.utime(run.bundle / "manifest.json", (1, 1))
     with pytest.raises(ValueError, match="remove .* to measure it anew"):
         run.train()
+
+
+def test_on_a_gpu_checkpoints_are_evaluated_and_nothing_is_exported(tmp_path, monkeypatch) -> None:
+    ran: list[tuple[object, ...]] = []
+    monkeypatch.setattr("benchmarks.runs.visuomotor", lambda *words, **_: ran.append(words))
+    monkeypatch.setattr(pad_runs, "visuomotor", lambda *words, **_: pytest.fail(f"ran {words}"))
+    sampling = ("solver", "ddim", "inference_steps", 75)
+    run = PadRun(tmp_path / "run", "pad", ("push",), tmp_path / "data", "image", device="cuda", sampling=sampling)
+    run.train()
+    run.evaluate(5, 0)
+    assert [words[0] for words in ran] == ["train", "eval"]
+    assert ran[1][1] == run.checkpoint
+    assert ran[1][-7:] == ("--device", "cuda", "--sampling", *sampling)
+
+
+def test_each_run_with_pictures_is_set_against_the_same_without(tmp_path) -> None:
+    """And a folder is trained only once, whatever parts need it."""
+    words = ["--device", "cuda", "--diffusion-steps", "9", "--parts", "policies", "curves", "why", "cotraining"]
+    options = _options([*words, "--output", str(tmp_path), "--json", str(tmp_path / "x.json")])
+    parts = _compared(options, _run(options, "nano", "demos50"))
+    for part, runs in parts.items():
+        assert len({run.folder for run in runs.values()}) == len(runs), part
+    pairs = [(parts["curves"][one], parts["curves"][other]) for one, other in _pairs(list(parts["curves"]))]
+    assert len(pairs) == 4
+    for with_pictures, without in pairs:
+        assert with_pictures.dataset == without.dataset
+        assert (*with_pictures.training, "--no-predict-images") == without.training
+    assert [run.folder.name for run in pairs[-1]] == ["nano", "no_pictures"]
+    trained: dict[Path, tuple[object, ...]] = {}
+    for run in (run for runs in parts.values() for run in runs.values()):
+        assert trained.setdefault(run.folder, run.training) == run.training
+
+
+def test_what_needs_a_cpu_is_refused_on_a_gpu(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--device", "cuda", "--parts", "policies", "grid", "--json", str(tmp_path / "x.json")])
+    assert "grid: for a CPU, which bundles run on; choose other --parts" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_finished_is_refused(tmp_path, capsys) -> None:

@@ -209,3 +209,34 @@ while runtimes:
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, 3 * "interrupted\n"), done.stderr
+
+
+def test_a_checkpoint_can_be_sampled_otherwise_and_a_bundle_cannot(exported, make_observation):
+    policy, checkpoint, bundle = exported["state-ddim"]
+    observation = make_observation(policy.contract, seed=1, stamp_ns=1)
+    chunks = [
+        load_runtime(checkpoint, sampling=sampling).start(0).act(observation).actions
+        for sampling in (None, {"inference_steps": "10"}, {"inference_steps": "2"})
+    ]
+    assert np.array_equal(chunks[0], chunks[1])
+    assert not np.allclose(chunks[0], chunks[2])
+    with pytest.raises(ValueError, match="is a bundle: --device and --sampling are for checkpoints"):
+        load_runtime(bundle, sampling={"inference_steps": "2"})
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_told(exported):
+    _, checkpoint, bundle = exported["state-ddim"]
+    with pytest.raises(ValueError, match="sees no GPU; leave --device out"):
+        load_runtime(checkpoint, device="cuda")
+    with pytest.raises(ValueError, match="is a bundle"):
+        load_runtime(bundle, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_gpu_gives_what_the_cpu_gives(variant, exported, make_observation):
+    policy, checkpoint, _ = exported[variant]
+    observation = make_observation(policy.contract, seed=1, stamp_ns=1)
+    cpu, gpu = (load_runtime(checkpoint, device=d).start(0).act(observation).actions for d in ("cpu", "cuda"))
+    np.testing.assert_allclose(gpu, cpu, atol=1e-3)
