@@ -100,11 +100,12 @@ class Learner:
             return {"learning/skipped": self.guard.skipped}
         samples = self._samples(rollout, who, constrained, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
-        for _ in range(self.config.epochs):
+        estimated = Tally()
+        for epoch in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
             for rows in shuffled(len(samples), self.generator, self.device).split(size):
-                self._update(samples.take(rows), tally)
-        means = tally.means()
+                self._update(samples.take(rows), tally, estimated if epoch == 0 else None)
+        means = tally.means() | estimated.means()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
         # from the old policy, so that there the rate rises to several times what the last ones bear.
         kl = means.get("kl", math.inf)
@@ -143,6 +144,7 @@ class Learner:
         parts = {
             "observation": rollout.observation,
             "privileged": rollout.privileged[:-1],
+            "estimate": rollout.estimate,
             "action": rollout.action,
             "mean": rollout.mean,
             "log_probability": log_probability(rollout.action, rollout.mean, log_std),
@@ -158,26 +160,30 @@ class Learner:
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
         return Samples(log_std=log_std, scale=scale, **flat)
 
-    def _update(self, samples: Samples, tally: Tally) -> None:
-        """One minibatch for actor and critic."""
+    def _update(self, samples: Samples, tally: Tally, estimated: Tally | None) -> None:
+        """One minibatch for actor and critic; where it is `estimated`, for the estimator too.
+
+        Once a rollout is enough for the estimator: what it learns does not move, unlike what the others learn.
+        """
         config, networks = self.config, self.networks
         with self._autocast():
-            mean = networks.actor(samples.observation)
+            mean = networks.actor(samples.observation, samples.estimate)  # rho compares what was seen then
             value = networks.critic(samples.privileged)
         log_std = networks.actor.log_std
         kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
-        with self._autocast():
-            missed = networks.actor.velocity(samples.observation) - samples.velocity
-        estimator_loss = missed.square().mean()
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
         loss = config.value_weight * value_loss - objective - config.entropy * entropy(log_std)
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
             networks.actor.keep_std()
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
-        if self.estimator.step(estimator_loss, self.config.estimator_learning_rate, "the estimator"):
-            tally.add(estimator_loss=float(estimator_loss.detach()))
+        if estimated is not None:
+            with self._autocast():
+                missed = networks.actor.velocity(samples.observation) - samples.velocity
+            estimator_loss = missed.square().mean()
+            if self.estimator.step(estimator_loss, self.config.estimator_learning_rate, "the estimator"):
+                estimated.add(estimator_loss=float(estimator_loss.detach()))
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """What the actor maximises: PPO's surrogate + lambda L; and figures of it.

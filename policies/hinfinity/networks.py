@@ -14,10 +14,10 @@ VELOCITY = 3  # numbers that the estimator gives
 
 
 def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
-    """Linear layers with ELU between them; the last one's weights are scaled by `last_gain`."""
+    """Linear layers with ELU between them, in place; the last one's weights are scaled by `last_gain`."""
     layers: list[nn.Module] = []
     for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.ELU()]
+        layers += [nn.Linear(inputs, outputs), nn.ELU(inplace=True)]
     last = layers[-2]
     with torch.no_grad():
         last.weight.mul_(last_gain)  # type: ignore[operator]
@@ -70,10 +70,14 @@ class Actor(Gaussian):
         super().__init__(inputs + VELOCITY, widths, outputs, initial_std)
         self.estimator = mlp((inputs, *estimator_widths, VELOCITY), last_gain=0.1)
 
-    def forward(self, seen: Tensor) -> Tensor:
-        """The mean action of what is seen [..., inputs], fp32, [..., D]; the estimator learns nothing from it."""
-        velocity = self.estimator(seen).detach()
-        return self.body(torch.cat((seen, velocity.to(seen.dtype)), dim=-1)).float()
+    def forward(self, seen: Tensor, velocity: Tensor | None = None) -> Tensor:
+        """The mean action of what is seen [..., inputs], fp32, [..., D]; the estimator learns nothing from it.
+
+        `velocity`: to act by [..., 3]; None: what the estimator says of it.
+        """
+        if velocity is None:
+            velocity = self.velocity(seen)
+        return self.body(torch.cat((seen, velocity.detach().to(seen.dtype)), dim=-1)).float()
 
     def velocity(self, seen: Tensor) -> Tensor:
         """Of the trunk, as the critic sees it, fp32, [..., 3]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.hinfinity.environment import Transition
+from policies.hinfinity.networks import VELOCITY
 
 
 class Rollout:
@@ -18,6 +19,7 @@ class Rollout:
     Attributes:
         observation: of the actor, [T, N, O], in the precision it is learned in.
         privileged: of critic and disturber, with that after the last step, [T + 1, N, P].
+        estimate: of the trunk's velocity, which the actor acted by, [T, N, 3].
         action, mean: drawn, and the mean it was drawn about, [T, N, A].
         reward, cost: [T, N].
         fell, timed_out: [T, N].
@@ -31,6 +33,7 @@ class Rollout:
         self.steps, self.count = steps, count
         self.observation = torch.zeros(steps, count, observation, dtype=dtype)
         self.privileged = torch.zeros(steps + 1, count, privileged)
+        self.estimate = torch.zeros(steps, count, VELOCITY)
         self.action = torch.zeros(steps, count, action)
         self.mean = torch.zeros(steps, count, action)
         self.reward, self.cost = torch.zeros(steps, count), torch.zeros(steps, count)
@@ -98,7 +101,7 @@ class Samples:
     """A rollout as its learner takes it, one row a sample.
 
     Attributes:
-        observation, privileged, action, mean: as in `Rollout`, [S, ...].
+        observation, privileged, estimate, action, mean: as in `Rollout`, [S, ...].
         log_std: of the actions, [A].
         log_probability: of the actions when they were drawn, [S].
         value: of rewards and of cost, as they were when drawn, [S, 2].
@@ -114,6 +117,7 @@ class Samples:
 
     observation: Tensor
     privileged: Tensor
+    estimate: Tensor
     action: Tensor
     mean: Tensor
     log_std: Tensor

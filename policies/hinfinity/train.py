@@ -24,6 +24,7 @@ from policies.hinfinity.forces import NOBODY, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
+from policies.memory import keep_freed_memory
 from policies.precision import settled
 from policies.trainer import stop_signals
 
@@ -66,6 +67,7 @@ class Trainer:
         self, environment: Environment, robot: str, config: HInfinityConfig, output: Path, resume: bool = False
     ) -> None:
         device = learning_device(config.device)
+        keep_freed_memory()
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         begun = load_config(output).config.precision if resume and (output / STATE_FILE).exists() else None
@@ -170,7 +172,8 @@ class Trainer:
             rollout.privileged[step] = torch.from_numpy(environment.privileged)
             force = self._push(step, limit)
             with autocast(self.config, self._cpu):
-                mean = actor(rollout.observation[step])
+                rollout.estimate[step] = actor.velocity(rollout.observation[step])
+                mean = actor(rollout.observation[step], rollout.estimate[step])
             noise = torch.randn(mean.shape, generator=self.generator)
             rollout.mean[step], rollout.action[step] = mean, mean + std * noise
             transition = environment.step(rollout.action[step].numpy(), force)

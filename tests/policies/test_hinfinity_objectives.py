@@ -118,7 +118,7 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
     log_std = networks.actor.log_std.detach().clone()
     numbers = torch.rand(count, generator=generator)
     return Samples(
-        observation=seen, privileged=seen, action=action, mean=mean, log_std=log_std,
+        observation=seen, privileged=seen, estimate=torch.zeros(count, 3), action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
         target=torch.zeros(count, 2), advantage=torch.zeros(count), scale=torch.tensor(1.0),
         next_cost_value=torch.zeros(count), cost=numbers, velocity=seen[:, :3], intensity=numbers,
