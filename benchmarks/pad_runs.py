@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -68,25 +69,19 @@ class PadRun(PolicyRun):
         """Train what is not finished, and export what is evaluated as a bundle; what is finished is taken as it is.
 
         Raises:
-            ValueError: the checkpoint has changed since it was exported and evaluated, or is another one.
+            ValueError: the folder holds what was made of other weights.
         """
-        if self.device != "cpu":
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not is_finished(self.checkpoint):
-                self.fit()
-            return
-        weights, manifest = self.checkpoint / "model.safetensors", self.bundle / "manifest.json"
-        if manifest.exists() and weights.exists() and weights.stat().st_mtime > manifest.stat().st_mtime:
-            raise ValueError(f"{weights} is newer than what was made of it: remove {self.folder} to measure it anew")
-        source = self.folder / "checkpoint.txt"  # whose bundle it is
-        if self.bundle.exists() and source.exists() and source.read_text() != str(self.checkpoint.resolve()):
-            raise ValueError(f"{self.bundle} is of {source.read_text()}: remove {self.folder} to measure another one")
         self.folder.mkdir(parents=True, exist_ok=True)
-        source.write_text(str(self.checkpoint.resolve()))
-        if not self.bundle.exists() and is_finished(self.checkpoint):
+        if not is_finished(self.checkpoint):
+            self.fit()
+        weights, made_of = self.checkpoint / "model.safetensors", self.folder / "made_of.txt"
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        if made_of.exists() and made_of.read_text() != digest:
+            raise ValueError(f"{self.folder} holds what was made of other weights than {weights}: remove it")
+        made_of.write_text(digest)
+        if self.device == "cpu" and not self.bundle.exists():
             anew = ("--sampling", *self.sampling) if self.sampling else ()
             visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")
-        super().train()
 
 
 def collect(data: Path, names: Sequence[str]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import os
 from pathlib import Path
 
 import msgspec
@@ -203,22 +201,45 @@ def test_diffusion_policy_gets_the_same_seconds(tmp_path, monkeypatch) -> None:
         diffusion_steps(99, Path("data"), tmp_path)
 
 
-def test_a_result_of_older_weights_is_not_taken_for_a_new_one(tmp_path) -> None:
-    run = PadRun(tmp_path, "pad", ("push",), tmp_path / "data", "image")
-    for file in (run.checkpoint / "model.safetensors", run.bundle / "manifest.json"):
-        file.parent.mkdir()
-        file.touch()
+def trained(words: tuple[object, ...]) -> None:
+    """What `visuomotor train ... --output FOLDER` leaves, but for its weights."""
+    folder = words[words.index("--output") + 1]
+    assert isinstance(folder, Path)
+    write_state(folder, 10, 1.0)
+    (folder / "model.safetensors").write_bytes(b"weights")
+
+
+def test_a_result_of_other_weights_is_not_taken_for_a_new_one(tmp_path, monkeypatch) -> None:
+    ran: list[object] = []
+
+    def runs(*words: object, **_: object) -> None:
+        ran.append(words[0])
+        if words[0] == "train":
+            trained(words)
+
+    monkeypatch.setattr(pad_runs, "visuomotor", runs)
+    monkeypatch.setattr("benchmarks.runs.visuomotor", runs)
+    monkeypatch.setattr(pad_runs, "is_finished", lambda checkpoint: (checkpoint / "model.safetensors").exists())
+    run = PadRun(tmp_path / "run", "pad", ("push",), tmp_path / "data", "image")
     run.train()
-    with pytest.raises(ValueError, match=f"is of {run.checkpoint.resolve()}: remove"):
-        dataclasses.replace(run, at=tmp_path / "other").train()
-    os.utime(run.bundle / "manifest.json", (1, 1))
-    with pytest.raises(ValueError, match="remove .* to measure it anew"):
+    assert ran == ["train", "export"]
+    run.bundle.mkdir()
+    run.train()
+    assert ran == ["train", "export"], "what is there is not made again"
+    (run.checkpoint / "model.safetensors").write_bytes(b"other weights")
+    with pytest.raises(ValueError, match="holds what was made of other weights than .*: remove it"):
         run.train()
 
 
 def test_on_a_gpu_checkpoints_are_evaluated_and_nothing_is_exported(tmp_path, monkeypatch) -> None:
     ran: list[tuple[object, ...]] = []
-    monkeypatch.setattr("benchmarks.runs.visuomotor", lambda *words, **_: ran.append(words))
+
+    def runs(*words: object, **_: object) -> None:
+        ran.append(words)
+        if words[0] == "train":
+            trained(words)
+
+    monkeypatch.setattr("benchmarks.runs.visuomotor", runs)
     monkeypatch.setattr(pad_runs, "visuomotor", lambda *words, **_: pytest.fail(f"ran {words}"))
     sampling = ("solver", "ddim", "inference_steps", 75)
     run = PadRun(tmp_path / "run", "pad", ("push",), tmp_path / "data", "image", device="cuda", sampling=sampling)
