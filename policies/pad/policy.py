@@ -264,16 +264,19 @@ class PadPolicy(Policy):
         found = {}
         for m in (m for m in self.modalities if m.future):
             if m.name == "poses":
-                key = self.observed.pose.key
-                now = batch[key][:, -1]
-                ahead = batch[FUTURE + key]
-                if self.config.poses == "commanded":
-                    ahead = self._commanded(now, ahead, batch["action"])
-                found[m.name] = self.poses(ahead, now)[..., None, None]
+                found[m.name] = self.poses(self.future_poses(batch), batch[self.observed.pose.key][:, -1])[
+                    ..., None, None
+                ]
             else:
                 key = self.observed.cameras[m.name]
                 found[m.name] = self._seen(key, batch[FUTURE + key])
         return found
+
+    def future_poses(self, batch: Batch) -> Tensor:
+        """What is to be predicted of the poses of `Windows.with_future`, in their units, [batch, future, size]."""
+        key = self.observed.pose.key
+        now, ahead = batch[key][:, -1], batch[FUTURE + key]
+        return self._commanded(now, ahead, batch["action"]) if self.config.poses == "commanded" else ahead
 
     def _commanded(self, now: Tensor, ahead: Tensor, actions: Tensor) -> Tensor:
         """The poses `ahead`, but of what a velocity moves where the demonstrated `actions` would have moved it."""

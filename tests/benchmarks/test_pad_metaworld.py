@@ -298,13 +298,16 @@ def test_the_tables_are_of_what_was_run_and_other_parts_stay(tmp_path, monkeypat
             for task in ("push", "reach")
         ]
         (output / name / "eval.json").write_text(json.dumps({"rows": rows}))
+    for name, missed in (("nano", 2.0), ("no_pictures", 3.5)):  # mm, four episodes of two tasks, three poses ahead
+        tasks = {task: [[missed, 50.0, 90.0]] * 4 for task in ("push", "reach")}
+        (output / name / "poses.json").write_text(json.dumps(tasks))
     (output / "diffusion" / "steps.json").write_text(json.dumps({"steps": 77, "seconds": 600}))
     data = tmp_path / "data"
     words = ["--parts", "policies", "--data", str(data), "--output", str(output), "--json", str(result)]
     with pytest.raises(ValueError, match="eval.json is not of 25 episodes of seed 0: remove it"):
         main(words)
     main([*words, "--episodes", "4"])
-    assert collected == [("collect", data / "demos50")] * 2
+    assert collected == [("collect", data / "demos50"), ("collect", data / "heldout")] * 2
     found = json.loads(result.read_text())
     assert found["pictures"] == "as before"
     groups = found["policies"]["groups"]
@@ -314,5 +317,13 @@ def test_the_tables_are_of_what_was_run_and_other_parts_stay(tmp_path, monkeypat
     assert groups["Diffusion Policy"]["bootstrap_ci95"] == pytest.approx([0.125, 0.875], abs=0.13)
     assert groups["PAD nano"]["training_minutes"] == 10
     assert {gained["gain"] for gained in found["policies"]["gains"].values()} == {0.5}
+    poses = found["policies"]["poses"]
+    assert {name: each["error_mm"] for name, each in poses["policies"].items()} == {
+        "PAD nano": 2.0, "without predicting pictures": 3.5
+    }  # fmt: skip
+    assert poses["differences"]["PAD nano, over without predicting pictures"] == {
+        "error_mm": -1.5,
+        "ci95": [-1.5, -1.5],
+    }
     (told,) = {tuple(r["training"]) for r in found["policies"]["rows"] if r["group"] == "Diffusion Policy"}
     assert told[:2] == ("--steps", "77")
