@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     compared = _compared(options, nano)
     train_all(list({run.folder: run for runs in compared.values() for run in runs.values()}.values()), options.jobs)
     machine = hardware() | ({} if options.device == "cpu" else {"device": options.device})
+    machine |= {"trained_on": options.trained_on} if options.trained_on else {}
     result |= {"hardware": machine, "tasks": TASKS}
     for part, runs in compared.items():
         result[part] = _compare(runs, options) | {"hardware": machine}
@@ -139,6 +140,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--diffusion-steps", type=int, help="of Diffusion Policy, in place of a time")
     parser.add_argument("--all50-steps", type=int, default=20_000, help="of the policy for all 50 tasks")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--trained-on", help="the machine that made the checkpoints, if it was another: told in the JSON"
+    )
     parser.add_argument("--jobs", type=int, help="trainings at once; by default as many as there are cores")
     parser.add_argument("--episodes", type=int, default=25, help="unseen seeds a task")
     parser.add_argument("--seed", type=int, default=0, help="of the evaluation")
