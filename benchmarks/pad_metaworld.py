@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     train_all(list({run.folder: run for runs in compared.values() for run in runs.values()}.values()), options.jobs)
     machine = hardware() | ({} if options.device == "cpu" else {"device": options.device})
     machine |= {"trained_on": options.trained_on} if options.trained_on else {}
-    result |= {"hardware": machine, "tasks": TASKS}
+    result |= {"hardware": hardware(), "tasks": TASKS}
     for part, runs in compared.items():
         result[part] = _compare(runs, options) | {"hardware": machine}
         show_comparison(console, part, result[part])
