@@ -97,6 +97,7 @@ ALONE, WITH_VIDEO = "10 demonstrations", "10 demonstrations and 40 videos"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is not there yet, then print and write the tables."""
     options = _options(arguments)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
     collect(options.data, _datasets(options.parts))
     nano = _run(options, "nano", "demos50", training=_training(options), at=options.nano)
     if options.diffusion_steps is None:
@@ -150,7 +151,6 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options.output = options.output or Path("runs/pad") / ("quick" if options.quick else "benchmark")
     name = "pad_quick.json" if options.quick else "pad_metaworld.json"
     options.json = options.json or Path("benchmarks/results") / name
-    options.json.parent.mkdir(parents=True, exist_ok=True)
     if options.device == "cuda" and (wrong := {"pictures", "solvers", "grid"} & set(options.parts)):
         parser.error(f"{', '.join(sorted(wrong))}: for a CPU, which bundles run on; choose other --parts")
     if options.nano is not None and not is_finished(options.nano):

@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Tell glibc not to give freed memory back; whether it understood.
 
     By default blocks of megabytes go back to the kernel with every tensor that ends, and the next one is made of fresh
-    pages, each of which costs a fault. Learning to walk on two cores took a seventh less time without.
+    pages, each of which costs a fault.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
