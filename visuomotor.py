@@ -432,22 +432,25 @@ def bench_latency(
     json: Path | None = None,
     calls: int = 500,
     threads: int = 1,
+    references: bool = False,
 ) -> int:
     """How long does a policy take from an observation to an action chunk, and how far is that from the floor?
 
-    Measures Diffusion Policy and CARP of known sizes, made on the fly with random weights, in OpenVINO, ONNX Runtime
-    and PyTorch, taking turns; no training is needed. About three minutes.
+    Without one, measures Diffusion Policy, CARP and Streaming Diffusion Policy of known sizes, made on the fly with
+    random weights, in OpenVINO, ONNX Runtime and PyTorch, taking turns; no training is needed. About three minutes.
 
     Args:
-        policies: bundles (or checkpoints, which are exported first) to measure beside them.
+        policies: bundles (or checkpoints, which are exported first).
         json: write the rows here.
         calls: of each policy and engine; the 99th percentile needs a few hundred.
         threads: CPU threads of each engine. 1 is what leaves the rest of the robot its cores.
+        references: measure the policies of known sizes beside those that are named, to compare.
     """
     from benchmarks.latency import bench_latency as measure
-    from benchmarks.latency import show, write_json
+    from benchmarks.latency_networks import NETWORKS
+    from benchmarks.latency_tables import show, write_json
 
-    result = measure(policies, calls, threads)
+    result = measure(policies, calls, threads, () if policies and not references else NETWORKS)
     show(result)
     if json is not None:
         write_json(json, result)

@@ -50,7 +50,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.latency import random_observation
+from benchmarks.latency import bench_latency
 from benchmarks.pad_pictures import SHOWN, picture_table, write_grid
 from benchmarks.pad_poses import episode_means, pose_errors
 from benchmarks.pad_runs import (
@@ -87,7 +86,7 @@ SMALLER = ("--size", "3x128x4")
 ALL50 = ("--size", "S", "--learning-rate", 5e-4, "--batch-size", 256)
 PARTS = ("policies", "cotraining", "curves", "why", "pictures", "solvers", "grid")
 ALSO = ("all50",)
-TIMING_THREADS, TIMING_CALLS, WARM_UP_CALLS = 2, 50, 3
+TIMING_THREADS, TIMING_CALLS = 2, 50
 PAD, NO_PICTURES, DIFFUSION_POLICY = "PAD nano", "without predicting pictures", "Diffusion Policy"
 NO_PICTURES_TRAINING = ("--no-predict-images",)
 APART = "action sees the present apart"
@@ -323,6 +322,7 @@ def _solvers(nano: PadRun, options: argparse.Namespace) -> list[dict[str, Any]]:
         reference = reference or run.rows()
         solved, tried = (sum(row[key] for row in run.rows()) for key in ("successes", "episodes"))
         means = [row for row in _pictures(run, options) if row["task"] == "mean"]
+        timed = bench_latency((run.bundle,), TIMING_CALLS, TIMING_THREADS, networks=())["rows"][0]
         rows.append(
             {
                 "solver": solver,
@@ -332,24 +332,10 @@ def _solvers(nano: PadRun, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "gain": gain(run.rows(), reference),
                 "psnr": {f"t+{row['periods']}": row["imagined"]["psnr"] for row in means},
                 "ssim": {f"t+{row['periods']}": row["imagined"]["ssim"] for row in means},
-                "chunk_ms": chunk_ms(run.bundle),
+                "chunk_ms": {"p50": timed["p50_ms"], "p99": timed["p99_ms"]},
             }
         )
     return rows
-
-
-def chunk_ms(bundle: Path, calls: int = TIMING_CALLS) -> dict[str, float]:
-    """Milliseconds from an observation to an action chunk, {"p50", "p99"}, with two threads."""
-    runtime = Runtime.load(bundle, threads=TIMING_THREADS)
-    session = runtime.start(0, runtime.contract.instructions[0])
-    observation = random_observation(runtime.contract, np.random.default_rng(0))
-    took = []
-    for _ in range(WARM_UP_CALLS + calls):
-        began = time.perf_counter()
-        session.act(observation)
-        took.append(1e3 * (time.perf_counter() - began))
-    p50, p99 = np.percentile(took[WARM_UP_CALLS:], (50, 99))
-    return {"p50": float(p50), "p99": float(p99)}
 
 
 # --- tables

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.latency import Network, bench_latency, show, write_json, write_untrained
+from benchmarks.latency import bench_latency
+from benchmarks.latency_networks import Network, write_untrained
+from benchmarks.latency_tables import show, write_json
 from benchmarks.work import graph_calls
 from policies.checkpoint import load_checkpoint
 
