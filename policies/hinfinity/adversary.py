@@ -9,6 +9,7 @@ from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.figures import Tally
 from policies.hinfinity.forces import DISTURBER
 from policies.hinfinity.guarded import Guard, GuardedAdam
+from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Disturber, entropy, log_probability
 from policies.hinfinity.objectives import clipped_surrogate, generalized_advantage
 from policies.hinfinity.rollout import Rollout, shuffled
@@ -22,10 +23,17 @@ class Adversary:
     """
 
     def __init__(
-        self, config: HInfinityConfig, disturber: Disturber, fallen: Tensor, generator: torch.Generator, guard: Guard
+        self,
+        config: HInfinityConfig,
+        disturber: Disturber,
+        fallen: Tensor,
+        generator: torch.Generator,
+        guard: Guard,
+        mirror: Mirror | None = None,
     ) -> None:
-        """`fallen`: what a fall costs from then on, [1], where the disturber is."""
+        """`fallen`: what a fall costs from then on, [1]; `mirror`: half is learned from as it shows it."""
         self.config, self.disturber, self.fallen, self.generator = config, disturber, fallen, generator
+        self.mirror = mirror
         self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)
 
     def learn(self, rollout: Rollout, who: Tensor, period_s: float, autocast: torch.autocast) -> dict[str, float]:
@@ -51,10 +59,14 @@ class Adversary:
             samples = shuffled(len(all_seen), self.generator, target.device).chunk(config.minibatches)
             decisions = shuffled(len(seen), self.generator, target.device).chunk(config.minibatches)
             for sample, decision in zip(samples, decisions, strict=False):  # there may be fewer decisions
+                watched, looked, drew = all_seen[sample], seen[decision], raw[decision]
+                if self.mirror:
+                    watched = self.mirror.seen(watched, len(watched) // 2)
+                    looked, drew = self.mirror.decisions(looked, drew, len(looked) // 2)
                 with autocast:
-                    worth = disturber.worth(all_seen[sample]).squeeze(-1)
-                mean, log_std = disturber.policy(seen[decision]), disturber.policy.log_std
-                ratio = torch.exp(log_probability(raw[decision], mean, log_std) - before[decision])
+                    worth = disturber.worth(watched).squeeze(-1)
+                mean, log_std = disturber.policy(looked), disturber.policy.log_std
+                ratio = torch.exp(log_probability(drew, mean, log_std) - before[decision])
                 surrogate = clipped_surrogate(ratio, chosen[decision], config.clip_ratio).mean()
                 value_loss = ((worth - target[sample]) ** 2).mean()
                 loss = config.value_weight * value_loss - surrogate - config.disturber_entropy * entropy(log_std)

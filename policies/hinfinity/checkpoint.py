@@ -61,6 +61,7 @@ class Progress(Contract, frozen=True, kw_only=True):
         iteration: iterations done.
         elapsed_s: seconds that they took.
         learning_rate, dual: of actor and critic; lambda.
+        force_share: how far the largest force has risen (`ForceLimit.share`).
         skipped: updates that were not finite.
     """
 
@@ -68,6 +69,7 @@ class Progress(Contract, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     learning_rate: float = 0.0
     dual: float = 0.0
+    force_share: float = 0.0
     skipped: int = 0
 
 

@@ -30,15 +30,20 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         gradient_clip: largest norm of the gradient.
         fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
             trying to walk; 0 lets those fall that earn less than nothing.
-        fall_pushed: what it is worth at the end of the force ramp; evenly in between. Under strong pushes a step costs
-            more than it earns, and a cheap fall would be a prize.
+        fall_pushed: what it is worth once forces are as large as force_max_n; evenly in between. Under strong pushes a
+            step costs more than it earns, and a cheap fall would be a prize.
+        mirror: half of all samples, drawn anew for each update, are learned from as a mirror would show them, left and
+            right exchanged (arXiv 2403.04359): what is learned on one side is learned on the other.
         eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
         lambda_start: the dual variable at first;
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
         warmup: iterations without forces.
-        force_start_n, force_max_n: largest force after the warm-up, and after
-        force_ramp: more iterations.
+        force_start_n, force_max_n: largest force after the warm-up, and ever. From one iteration to the next it rises
+            while the robots that are pushed fall less often than bearable_falls, and falls while they do not: forces
+            that no robot bears teach nothing;
+        force_ramp: iterations from force_start_n to force_max_n at the soonest;
+        bearable_falls: of a pushed robot a minute.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
@@ -76,6 +81,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     gradient_clip: float = 1.0
     fall: float = -0.6
     fall_pushed: float = -2.5
+    mirror: bool = True
     eta: float = 0.01
     lambda_start: float = 0.5
     lambda_rate: float = 0.01
@@ -83,7 +89,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     warmup: int = 150
     force_start_n: float = 20.0
     force_max_n: float = 200.0
-    force_ramp: int = 300
+    force_ramp: int = 200
+    bearable_falls: float = 3.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
@@ -112,7 +119,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             name: getattr(self, name)
             for name in (
                 "initial_std", "learning_rate", "estimator_learning_rate", "disturber_learning_rate", "desired_kl",
-                "gradient_clip", "clip_ratio", "eta", "lambda_rate", "lambda_max", "checkpoint_every_s",
+                "gradient_clip", "clip_ratio", "eta", "lambda_rate", "lambda_max", "bearable_falls",
+                "checkpoint_every_s",
             )
         }  # fmt: skip
         for name, value in positive.items():
@@ -132,19 +140,3 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(min(shares) >= 0 and sum(shares) < 1, "share_random and share_none must leave some to the disturber")
         require(self.seed >= 0, "seed cannot be negative")
         require(self.threads is None or self.threads > 0, "threads must be positive")
-
-    def force_limit(self, iteration: int) -> float:
-        """Largest force in an iteration, N: none in the warm-up, then rising evenly from start to max."""
-        if self.disturber == "none" or iteration < self.warmup:
-            return 0.0
-        return self.force_start_n + self._risen(iteration) * (self.force_max_n - self.force_start_n)
-
-    def fall_worth(self, iteration: int) -> float:
-        """What a fall is worth in an iteration, in reward: it falls while the forces rise."""
-        return self.fall + self._risen(iteration) * (self.fall_pushed - self.fall)
-
-    def _risen(self, iteration: int) -> float:
-        """How far the forces have risen from start to max, within [0, 1]."""
-        if self.disturber == "none" or iteration < self.warmup:
-            return 0.0
-        return min(1.0, (iteration - self.warmup) / self.force_ramp) if self.force_ramp else 1.0

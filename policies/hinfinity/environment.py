@@ -77,6 +77,11 @@ class Environment(Protocol):
         """Where the trunk's velocity stands in `privileged`: three numbers, which the actor's estimator learns."""
 
     @property
+    def mirror(self) -> Mapping[str, tuple[NDArray[np.int64], Float32]] | None:
+        """What a mirror shows, left and right exchanged: of `observation`, `privileged` and `action` by their names,
+        the element that takes each place, and its sign. None: the robot has no two like sides."""
+
+    @property
     def description(self) -> Mapping[str, Any]:
         """What it is, in plain data, to tell one run from another."""
 

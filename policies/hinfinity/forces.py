@@ -14,6 +14,39 @@ NOBODY, CHANCE, DISTURBER = 0, 1, 2
 """Who pushes an environment's robot."""
 
 
+class ForceLimit:
+    """How large a force may be. It is as the robots bear it: see `HInfinityConfig.force_max_n`.
+
+    Attributes:
+        share: of the way from the smallest limit to the largest one, within [0, 1].
+    """
+
+    def __init__(self, config: HInfinityConfig) -> None:
+        self.config = config
+        self.share = 0.0 if config.force_ramp else 1.0
+
+    def newtons(self, iteration: int) -> float:
+        """In an iteration; 0: nobody is pushed."""
+        config = self.config
+        if not self._pushed(iteration):
+            return 0.0
+        return config.force_start_n + self.share * (config.force_max_n - config.force_start_n)
+
+    def fall_worth(self, iteration: int) -> float:
+        """What a fall is worth in an iteration, in reward: it is worse under larger forces."""
+        share = self.share if self._pushed(iteration) else 0.0
+        return self.config.fall + share * (self.config.fall_pushed - self.config.fall)
+
+    def follow(self, iteration: int, falls_per_minute: float) -> None:
+        """In the iteration, pushed robots fell so often."""
+        if self._pushed(iteration) and self.config.force_ramp:
+            change = 1.0 if falls_per_minute < self.config.bearable_falls else -1.0
+            self.share = min(1.0, max(0.0, self.share + change / self.config.force_ramp))
+
+    def _pushed(self, iteration: int) -> bool:
+        return self.config.disturber != "none" and iteration >= self.config.warmup
+
+
 class Forces:
     """A force on each of `count` robots, held for a while, then chosen anew.
 

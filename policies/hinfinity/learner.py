@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.figures import Tally, force_figures
 from policies.hinfinity.forces import DISTURBER
 from policies.hinfinity.guarded import Guard, GuardedAdam
+from policies.hinfinity.mirror import Mirror, Reflection
 from policies.hinfinity.networks import Networks, entropy, kl_divergence, log_probability
 from policies.hinfinity.objectives import (
     DualVariable,
@@ -41,6 +43,7 @@ class Learner:
         period_s: of a step.
         generator: of the minibatches.
         velocity: where the trunk's velocity stands in what the critic sees.
+        mirror: the environment's.
 
     Attributes:
         learning_rate: of actor and critic, as it is now.
@@ -56,10 +59,12 @@ class Learner:
         period_s: float,
         generator: torch.Generator,
         velocity: slice,
+        mirror: Mapping[str, Reflection] | None = None,
     ) -> None:
         self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
         self.velocity, self.device = velocity, next(networks.parameters()).device
         self.learning_rate = config.learning_rate
+        self.mirror = Mirror(mirror, self.device) if config.mirror and mirror is not None else None
         self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
         self.guard = Guard()
         estimator = list(networks.actor.estimator.parameters())
@@ -72,7 +77,7 @@ class Learner:
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
             lost = torch.tensor([self.lost], device=self.device)
-            self.adversary = Adversary(config, networks.disturber, lost, generator, self.guard)
+            self.adversary = Adversary(config, networks.disturber, lost, generator, self.guard, self.mirror)
 
     @property
     def optimizers(self) -> list[torch.optim.Adam]:
@@ -166,11 +171,15 @@ class Learner:
         Once a rollout is enough for the estimator: what it learns does not move, unlike what the others learn.
         """
         config, networks = self.config, self.networks
+        mirrored = len(samples) // 2 if self.mirror else 0
+        if self.mirror:
+            samples = self.mirror.samples(samples, mirrored)
         with self._autocast():
             mean = networks.actor(samples.observation, samples.estimate)  # rho compares what was seen then
             value = networks.critic(samples.privileged)
         log_std = networks.actor.log_std
-        kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
+        divergence = kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach())
+        kl = float(divergence[mirrored:].mean())  # nobody has acted in the mirror
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()

@@ -20,7 +20,7 @@ from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, Prog
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import NOBODY, Forces
+from policies.hinfinity.forces import NOBODY, ForceLimit, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
@@ -84,7 +84,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.networks, self._cpu = checkpoint.build(), torch.device("cpu")
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.forces = Forces(config, environment.count)
+        self.forces, self.force_limit = Forces(config, environment.count), ForceLimit(config)
         self.learner = Learner(
             config,
             twin(self.networks, device),
@@ -92,6 +92,7 @@ class Trainer:
             environment.period_s,
             self.generator,
             environment.velocity,
+            environment.mirror,
         )
         sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
@@ -99,6 +100,7 @@ class Trainer:
         self.progress = Progress()
         if (output / STATE_FILE).exists():
             self.progress = load(output, self.learner, self.forces, environment, self.generator)
+            self.force_limit.share = self.progress.force_share
             self._refresh()
 
     def run(self, progress_bar: bool = True) -> TrainingResult:
@@ -120,6 +122,7 @@ class Trainer:
                     elapsed_s=earlier_s + time.monotonic() - started,
                     learning_rate=self.learner.learning_rate,
                     dual=self.learner.dual.value,
+                    force_share=self.force_limit.share,
                     skipped=self.learner.guard.skipped,
                 )
                 for name, value in figures.items():
@@ -143,12 +146,13 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
-        limit, fall = self.config.force_limit(iteration), self.config.fall_worth(iteration)
+        limit, fall = self.force_limit.newtons(iteration), self.force_limit.fall_worth(iteration)
         began = time.monotonic()
         figures = self.collect(limit)
         collected = time.monotonic()
         constrained = self.config.disturber == "hinfinity" and limit > 0
         figures |= self.learner.learn(self.rollout, self.forces.who, constrained, fall)
+        self.force_limit.follow(iteration, figures.get("task/falls_per_minute_pushed", 0.0))
         self._refresh()
         ended = time.monotonic()
         steps = self.config.rollout_steps * self.environment.count
@@ -181,13 +185,19 @@ class Trainer:
             self.forces.end(rollout.fell[step] | rollout.timed_out[step])
             tally.add(**transition.figures, **self._errors(transition))
         rollout.privileged[-1] = torch.from_numpy(environment.privileged)
-        minutes = rollout.steps * environment.count * environment.period_s / 60
+        minutes = rollout.steps * environment.period_s / 60
+        falls, pushed = rollout.fell.sum(dim=0) / minutes, self.forces.who != NOBODY
         ended = int(rollout.done.sum())
-        return tally.means() | {
-            "task/falls_per_minute": float(rollout.fell.sum()) / minutes,
-            "task/fall_share": float(rollout.fell.sum()) / ended if ended else math.nan,
-            "task/reward": float(rollout.reward.mean()) / environment.period_s,
-        }
+        figures = {"task/falls_per_minute_pushed": float(falls[pushed].mean())} if pushed.any() else {}
+        return (
+            tally.means()
+            | figures
+            | {
+                "task/falls_per_minute": float(falls.mean()),
+                "task/fall_share": float(rollout.fell.sum()) / ended if ended else math.nan,
+                "task/reward": float(rollout.reward.mean()) / environment.period_s,
+            }
+        )
 
     def save(self) -> None:
         """Write the checkpoint and the state."""

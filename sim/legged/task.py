@@ -23,6 +23,7 @@ from sim.legged.batch import BatchedQuadruped
 from sim.legged.commands import Commands, Indices, TerrainLevels
 from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep
 from sim.legged.figures import JOINTS, QuadrupedFigures, load_figures
+from sim.legged.mirror import Reflection, mirror
 from sim.legged.privileged import PRIVILEGED_SIZE, VELOCITY, privileged_observation
 from sim.legged.randomization import HIMLOCO, Randomization
 from sim.legged.rewards import reward_terms, weighted_terms
@@ -98,6 +99,11 @@ class LocomotionTask:
     def velocity(self) -> slice:
         """Where the trunk's velocity stands in `privileged`."""
         return VELOCITY
+
+    @property
+    def mirror(self) -> dict[str, Reflection]:
+        """Of `observation`, `privileged` and `action`, left and right exchanged."""
+        return mirror(self.contract)
 
     @property
     def command(self) -> Array:

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from policies.hinfinity.config import STD, HInfinityConfig
-from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, Forces, direction_entropy, directions
+from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimit, Forces, direction_entropy, directions
 from policies.hinfinity.learner import Learner
+from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
 from policies.hinfinity.objectives import (
     DualVariable,
@@ -158,6 +159,33 @@ def test_the_constraint_reaches_the_actor():
     learner.dual.value = 0.0
     (gone,) = torch.autograd.grad(objective(learner, samples), weights)
     assert not gone.any()
+
+
+def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
+    """Left and right are exchanged in the first half, everywhere; the worth of it and the second half stay."""
+    learner = make_learner()
+    torch.manual_seed(1)
+    samples = replace(make_samples(learner.networks, 6), estimate=torch.randn(6, 3))
+    across = np.array([0, 2, 1, 3, 4]), np.array([1, 1, 1, -1, 1], dtype=np.float32)
+    sides = {
+        "observation": across,
+        "privileged": across,
+        "action": (np.array([1, 0]), np.array([-1, 1], dtype=np.float32)),
+    }
+    shown = Mirror(sides, torch.device("cpu")).samples(samples, 3)
+    for name in ("observation", "privileged"):
+        was, now = getattr(samples, name), getattr(shown, name)
+        assert torch.equal(now[:3], torch.stack((was[:3, 0], was[:3, 2], was[:3, 1], -was[:3, 3], was[:3, 4]), dim=1))
+    for name in ("action", "mean"):
+        was, now = getattr(samples, name), getattr(shown, name)
+        assert torch.equal(now[:3], torch.stack((-was[:3, 1], was[:3, 0]), dim=1))
+    for name in ("estimate", "velocity"):
+        assert torch.equal(getattr(shown, name)[:3], getattr(samples, name)[:3] * torch.tensor((1.0, -1.0, 1.0)))
+    for name, value in vars(samples).items():
+        if isinstance(value, torch.Tensor) and name not in ("log_std", "scale"):
+            assert torch.equal(getattr(shown, name)[3:], value[3:])
+    assert torch.equal(shown.log_probability, samples.log_probability)
+    assert torch.equal(shown.target, samples.target)
 
 
 def test_the_constraint_makes_costly_actions_rarer():
@@ -323,18 +351,39 @@ def test_forces_rest_between_each_other():
     assert len({int(n) for robot in pushed for n in robot.unique_consecutive(return_counts=True)[1][1:-1:2]}) == 4
 
 
-def test_no_force_in_the_warm_up_and_more_later():
-    config = HInfinityConfig(warmup=10, force_ramp=100, force_start_n=20, force_max_n=80)
-    assert [config.force_limit(i) for i in (0, 9, 10, 60, 110, 1000)] == [0, 0, 20, 50, 80, 80]
-    assert HInfinityConfig(disturber="none").force_limit(10_000) == 0
+def test_forces_are_as_large_as_robots_bear():
+    config = HInfinityConfig(warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=3)
+    limit = ForceLimit(config)
+    seen = []
+    for iteration in range(300):
+        seen.append(limit.newtons(iteration))
+        limit.follow(iteration, 2.9 if iteration < 60 or iteration > 100 else 3.1)
+    assert seen[:11] == [0] * 10 + [20]  # nobody is pushed in the warm-up
+    assert seen[60] == pytest.approx(50)  # half of the way in half of the ramp
+    assert seen[101] == pytest.approx(50 - 0.6 * 41)  # too many falls
+    assert max(seen) == seen[-1] == pytest.approx(80)
+    for _ in range(200):
+        limit.follow(299, 100.0)
+    assert limit.newtons(300) == 20
+    nobody = ForceLimit(HInfinityConfig(disturber="none"))
+    nobody.follow(10_000, 0.0)
+    assert nobody.newtons(10_000) == 0
 
 
 def test_a_fall_becomes_worse_as_the_forces_rise():
     config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
-    assert [config.fall_worth(i) for i in (0, 9, 10, 60, 110, 1000)] == [-0.5, -0.5, -0.5, -1.5, -2.5, -2.5]
-    at_once = HInfinityConfig(disturber="random", warmup=10, force_ramp=0, fall=-0.5, fall_pushed=-2.5)
+    limit = ForceLimit(config)
+    worth = []
+    for iteration in range(120):
+        worth.append(limit.fall_worth(iteration))
+        limit.follow(iteration, 0.0)
+    assert [worth[i] for i in (0, 9, 10)] == [-0.5] * 3
+    assert [worth[60], worth[110], worth[119]] == pytest.approx([-1.5, -2.5, -2.5])
+    at_once = ForceLimit(HInfinityConfig(disturber="random", warmup=10, force_ramp=0, fall=-0.5, fall_pushed=-2.5))
     assert [at_once.fall_worth(i) for i in (9, 10)] == [-0.5, -2.5]
-    assert HInfinityConfig(disturber="none", fall=-0.5).fall_worth(10_000) == -0.5  # nobody is ever pushed
+    at_once.follow(10, 100.0)
+    assert at_once.newtons(11) == 200  # without a ramp forces are what they are
+    assert ForceLimit(HInfinityConfig(disturber="none", fall=-0.5)).fall_worth(10_000) == -0.5  # nobody is ever pushed
 
 
 def test_direction_entropy():

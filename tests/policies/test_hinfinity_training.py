@@ -55,6 +55,12 @@ class PointMass:
             joint_names=("x", "y"), default_pose=(0, 0), action_scale=1, kp=1, kd=1, history=2
         )
         self.description = {"count": count}
+        sign = np.array([1, -1, 1, -1] + [1] * 11, dtype=np.float32)
+        self.mirror = {  # y to the other side
+            "observation": (np.arange(30), np.concatenate((sign, sign))),
+            "privileged": (np.arange(5), sign[:5]),
+            "action": (np.arange(2), sign[:2]),
+        }
         self.broken = False
         self._rng = np.random.default_rng(seed)
         self.state = np.zeros((count, 6))  # velocity, command, age, action's norm
@@ -200,9 +206,18 @@ def test_a_gpu_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 
 
 def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
-    trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5)
-    falls = [trainer.iterate(iteration)["learning/fall"] for iteration in (1, 2, 7)]
-    assert falls == [-0.5, -0.5, -1.5]
+    trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000)
+    figures = [trainer.iterate(iteration) for iteration in range(9)]
+    assert [each["learning/fall"] for each in figures[1:3]] == [-0.5, -0.5]
+    assert figures[8]["learning/fall"] == pytest.approx(-1.5)
+    assert [figures[i]["force/limit"] for i in (1, 2, 8)] == pytest.approx([0, 0.2, 0.5])
+
+
+def test_forces_that_nobody_bears_do_not_grow(tmp_path):
+    trainer = make(tmp_path, warmup=0, force_start_n=30, force_max_n=60)
+    figures = [trainer.iterate(iteration) for iteration in range(3)]
+    assert figures[0]["task/falls_per_minute_pushed"] > 3  # half a g on a kilogram
+    assert [each["force/limit"] for each in figures] == [30] * 3
 
 
 def test_half_precision_learns_too(tmp_path):

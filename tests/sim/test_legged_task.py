@@ -43,6 +43,28 @@ def same(a, b) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
 
 
+def test_a_mirror_shows_what_the_mirrored_robot_would_see_and_do():
+    """Two robots, one with all of the other's left and right exchanged: they stay each other's mirror images."""
+    symmetric = replace(GO2, trunk=replace(GO2.trunk, com=(0.02, 0.0, 0.0), inertia=(*GO2.trunk.inertia[:3], 0, 0, 0)))
+    robots = BatchedQuadruped(symmetric, flat(), 2, 0, replace(NOMINAL, delay=(2, 2)), pool=1, threads=1)
+    standing = replace(STILL, commands=CommandRanges(standing=1.0))  # until the test commands
+    with LocomotionTask(robots, 0, standing) as task:
+        order, sign = task.mirror["action"]
+        rng = np.random.default_rng(3)
+        task.robots.reset(np.arange(2))
+        task.command[:] = (0.4, 0.3, -0.5), (0.4, -0.3, 0.5)
+        seen = {"observation": set(), "privileged": set()}
+        for _ in range(8):
+            action, force = rng.normal(0, 0.7, 12).astype(np.float32), rng.normal(0, 60, 3)
+            task.step(np.stack((action, action[order] * sign)), np.stack((force, force * (1, -1, 1))))
+            for name in seen:
+                one, other = getattr(task, name)
+                order_of_it, sign_of_it = task.mirror[name]
+                np.testing.assert_allclose(one[order_of_it] * sign_of_it, other, atol=2e-3)
+                seen[name] |= set(np.flatnonzero(np.abs(one - other) > 0.01))
+        assert len(seen["observation"]) > 200  # of 270: it is not just that they look alike
+
+
 def test_what_the_actor_sees():
     with make() as task:
         rng = np.random.default_rng(0)
