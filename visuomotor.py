@@ -185,6 +185,7 @@ def train_hinfinity(
     envs: int = 1024,
     training: tyro.conf.OmitArgPrefixes[HInfinityConfig] = HINFINITY,
     resume: bool = False,
+    start_from: Path | None = None,
 ) -> int:
     """Walking as told while being pushed: PPO under an H-infinity constraint, in simulation (arXiv 2404.14405).
 
@@ -197,6 +198,7 @@ def train_hinfinity(
         envs: robots that learn at the same time.
         training: PPO, the disturber and the constraint.
         resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+        start_from: a checkpoint whose weights to begin with, of whatever robot: a robot that walks teaches the next.
     """
     import os
 
@@ -208,7 +210,7 @@ def train_hinfinity(
 
     threads = training.threads or len(os.sched_getaffinity(0))
     with make_task(robot, terrain, envs, training.seed, threads) as task:
-        result = Trainer(task, robot, training, output, resume).run()
+        result = Trainer(task, robot, training, output, resume, start_from).run()
     print(
         f"{result.steps} steps in {result.elapsed_s:.0f} s, velocity error {result.velocity_error:.2f} m/s, "
         f"{result.falls_per_minute:.2f} falls a minute; checkpoint: {result.checkpoint}"

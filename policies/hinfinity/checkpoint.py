@@ -40,6 +40,7 @@ class LocomotionCheckpoint(Contract, frozen=True, kw_only=True):
         robot: its name.
         privileged_size: numbers that critic and disturber see.
         environment: the task, in plain data.
+        start_from: the checkpoint whose weights it began with; None: random ones.
     """
 
     config: HInfinityConfig
@@ -47,6 +48,7 @@ class LocomotionCheckpoint(Contract, frozen=True, kw_only=True):
     robot: str
     privileged_size: int
     environment: dict[str, Any]
+    start_from: str | None = None
 
     def build(self) -> Networks:
         """Networks with fresh weights."""
@@ -103,6 +105,21 @@ def load_networks(path: Path | str) -> tuple[Networks, LocomotionCheckpoint]:
     tensors, _ = read_tensors(path / WEIGHTS_FILE)
     load_strictly(networks, tensors, str(path / WEIGHTS_FILE))
     return networks.eval(), config
+
+
+def begin_with(networks: Networks, path: Path) -> None:
+    """Give networks the weights of a checkpoint's: whatever its robot, its ground, and who pushed it.
+
+    Without a disturber in the checkpoint, theirs keeps the weights it has.
+
+    Raises:
+        CheckpointError: it cannot be read, or has networks of other sizes.
+    """
+    others, _ = load_networks(path)
+    for name, network in networks.named_children():
+        other = getattr(others, name)
+        if other is not None:
+            load_strictly(network, other.state_dict(), f"{path}: {name}")
 
 
 def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:

@@ -16,7 +16,16 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, Progress, load, load_config, prepare, save
+from policies.hinfinity.checkpoint import (
+    STATE_FILE,
+    LocomotionCheckpoint,
+    Progress,
+    begin_with,
+    load,
+    load_config,
+    prepare,
+    save,
+)
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
@@ -55,16 +64,24 @@ class TrainingResult:
 class Trainer:
     """Trains the networks in one environment; `output` holds checkpoint, state and TensorBoard's log.
 
+    The networks begin with the weights of the checkpoint `start_from`, where one is given.
+
     Attributes:
         networks: that collect, on the CPU. Where another device learns, they are as the learner's after each iteration.
 
     Raises:
         ValueError: a GPU is asked for, and there is none.
-        CheckpointError: `output` holds another run, or one that is not to be resumed.
+        CheckpointError: `output` holds another run, or one that is not to be resumed; `start_from` has other networks.
     """
 
     def __init__(
-        self, environment: Environment, robot: str, config: HInfinityConfig, output: Path, resume: bool = False
+        self,
+        environment: Environment,
+        robot: str,
+        config: HInfinityConfig,
+        output: Path,
+        resume: bool = False,
+        start_from: Path | None = None,
     ) -> None:
         device = learning_device(config.device)
         keep_freed_memory()
@@ -79,10 +96,13 @@ class Trainer:
             robot=robot,
             privileged_size=environment.privileged.shape[1],
             environment=dict(environment.description),
+            start_from=None if start_from is None else str(start_from),
         )
-        prepare(output, checkpoint, resume)
         torch.manual_seed(config.seed)
         self.networks, self._cpu = checkpoint.build(), torch.device("cpu")
+        if start_from is not None:
+            begin_with(self.networks, start_from)
+        prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces, self.force_limit = Forces(config, environment.count), ForceLimit(config)
         self.learner = Learner(

@@ -115,9 +115,9 @@ class PointMass:
         self.privileged = np.concatenate((self.state[:, :4], seen[:, :1]), axis=1, dtype=np.float32)
 
 
-def make(output: Path, resume: bool = False, **choices) -> Trainer:
+def make(output: Path, resume: bool = False, start_from: Path | None = None, **choices) -> Trainer:
     torch.manual_seed(99)  # nothing may depend on it
-    return Trainer(PointMass(), "mass", HInfinityConfig.from_dict(TINY | choices), output, resume)
+    return Trainer(PointMass(), "mass", HInfinityConfig.from_dict(TINY | choices), output, resume, start_from)
 
 
 @pytest.mark.parametrize("disturber", ["none", "random", "hinfinity"])
@@ -220,6 +220,15 @@ def test_forces_that_nobody_bears_do_not_grow(tmp_path):
     assert [each["force/limit"] for each in figures] == [30] * 3
 
 
+def test_the_estimator_learns_once_a_rollout(tmp_path, monkeypatch):
+    trainer = make(tmp_path, disturber="none", epochs=3, minibatches=5)
+    steps, step = [], trainer.learner.estimator.step
+    monkeypatch.setattr(trainer.learner.estimator, "step", lambda *what: steps.append(1) or step(*what))
+    losses = [trainer.iterate(iteration)["learning/estimator_loss"] for iteration in range(20)]
+    assert len(steps) == 20 * 5
+    assert losses[-1] < 0.5 * losses[0]
+
+
 def test_half_precision_learns_too(tmp_path):
     trainer = make(tmp_path, disturber="none", precision="bf16")
     before = trainer.iterate(0)["task/velocity_error"]
@@ -235,6 +244,23 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path):
     with pytest.raises(CheckpointError, match="other eta"):
         make(tmp_path, resume=True, eta=3.0)
     make(tmp_path, resume=True, iterations=2)
+
+
+def test_training_goes_on_from_the_weights_of_another_run(tmp_path):
+    walker = make(tmp_path / "first", iterations=30, disturber="none")
+    walker.run(progress_bar=False)
+    learned = walker.iterate(30)["task/velocity_error"]
+    fresh = make(tmp_path / "fresh", seed=1).iterate(0)["task/velocity_error"]
+    further = make(tmp_path / "further", start_from=tmp_path / "first", seed=1)
+    assert further.iterate(0)["task/velocity_error"] < (learned + fresh) / 2  # pushed by a disturber of its own
+    further.save()
+    assert further.progress.iteration == 0
+    make(tmp_path / "further", resume=True, start_from=tmp_path / "first", seed=1)
+    with pytest.raises(CheckpointError, match="other start_from"):
+        make(tmp_path / "further", resume=True, seed=1)
+    with pytest.raises(CheckpointError, match="first: critic"):
+        make(tmp_path / "larger", start_from=tmp_path / "first", critic_widths=(64,))
+    assert not (tmp_path / "larger").exists()
 
 
 def test_a_damaged_state_is_refused(tmp_path):
