@@ -7,6 +7,8 @@ import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -43,6 +45,18 @@ def visuomotor(*arguments: object, threads: int | None = None, log: Path | None 
         where = f"; see {log}" if log else ""
         raise CommandFailed(f"`visuomotor {words[0]}` failed with exit code {code}{where}")
     return time.monotonic() - began
+
+
+def side_by_side(works: Sequence[Callable[[], object]], jobs: int | None = None) -> None:
+    """Do all of them, `jobs` at once (None: as many as there are cores); after an error or Ctrl-C begin no other."""
+    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
+        begun = [pool.submit(work) for work in works]
+        try:
+            for work in begun:
+                work.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def environment(threads: int | None = None) -> dict[str, str]:

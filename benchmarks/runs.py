@@ -6,14 +6,13 @@ import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.commands import visuomotor
+from benchmarks.commands import side_by_side, visuomotor
 from episodes.report import wilson_interval
 from sim.seeds import episode_seed
 
@@ -124,8 +123,7 @@ def train_all(runs: Sequence[PolicyRun], jobs: int | None = None) -> None:
     """Collect what they learn from, then train `jobs` at once; None: as many as there are cores."""
     for run in {run.dataset: run for run in runs if not run.bundle.exists()}.values():
         run.collect()
-    with ThreadPoolExecutor(jobs or os.cpu_count()) as pool:
-        list(pool.map(lambda run: run.train(), runs))
+    side_by_side([run.train for run in runs], jobs)
 
 
 def compare(groups: Mapping[str, Sequence[PolicyRun]]) -> dict:
