@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_so_many_at_once():
             running -= 1
             done.append(number)
 
-    side_by_side([lambda number=number: work(number) for number in range(6)], jobs=2)
+    side_by_side([partial(work, number) for number in range(6)], jobs=2)
     assert most == 2
     assert sorted(done) == list(range(6))
 
