@@ -154,7 +154,7 @@ def collection(trainer: Trainer) -> Work:
         trainer.networks.actor.log_std.fill_(float(np.log(ACTION_STD)))
 
     def work() -> int:
-        trainer.collect(0.0)
+        trainer.collect(pushed=False)
         return trainer.rollout.steps * trainer.environment.count
 
     return work

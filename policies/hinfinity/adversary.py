@@ -31,7 +31,7 @@ class Adversary:
         guard: Guard,
         mirror: Mirror | None = None,
     ) -> None:
-        """`fallen`: what a fall costs from then on, [1]; `mirror`: half is learned from as it shows it."""
+        """`fallen`: what a fall costs from then on, [1, 1]; `mirror`: half is learned from as it shows it."""
         self.config, self.disturber, self.fallen, self.generator = config, disturber, fallen, generator
         self.mirror = mirror
         self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)

@@ -62,8 +62,9 @@ class Attack:
         self.disturber = new_disturber(seen, config)
         self._generator = torch.Generator().manual_seed(seed)
         self._forces = Forces(config, environment.count)
+        self._limit = torch.full((environment.count,), force_n)
         lost = FALL * environment.cost_bound / (1 - config.gamma)
-        self._adversary = Adversary(config, self.disturber, torch.tensor([lost]), self._generator, Guard())
+        self._adversary = Adversary(config, self.disturber, torch.tensor([[lost]]), self._generator, Guard())
         self._rollout = Rollout(config.rollout_steps, environment.count, (0, seen, 0), torch.float32)
 
     @property
@@ -106,7 +107,7 @@ class Attack:
         for step in range(rollout.steps):
             rollout.privileged[step] = torch.from_numpy(environment.privileged)
             rollout.decided[step] = forces.choose(
-                rollout.privileged[step], self.force_n, self.disturber, self._generator
+                rollout.privileged[step], self._limit, self.disturber, self._generator
             )
             rollout.force[step], rollout.raw_force[step] = forces.force, forces.raw
             action = self.actor(environment.observation)
@@ -122,6 +123,7 @@ class Attacker:
     def __init__(self, disturber: Disturber, force_n: float, count: int, seed: int = 0) -> None:
         self.disturber, self.force_n = disturber, force_n
         self._forces = Forces(attack_config(force_n, seed), count)
+        self._limit = torch.full((count,), force_n)
         self._generator = torch.Generator().manual_seed(seed)
 
     def force(self, privileged: Float32) -> NDArray[np.float64]:
@@ -129,5 +131,5 @@ class Attacker:
 
         `privileged`: what the disturber sees, [N, P].
         """
-        self._forces.choose(torch.from_numpy(privileged), self.force_n, self.disturber, self._generator)
+        self._forces.choose(torch.from_numpy(privileged), self._limit, self.disturber, self._generator)
         return self._forces.force.numpy().astype(np.float64)

@@ -22,7 +22,7 @@ from policies.checkpoint import (
 )
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment
-from policies.hinfinity.forces import Forces
+from policies.hinfinity.forces import ForceLimits, Forces
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Networks
 
@@ -63,7 +63,6 @@ class Progress(Contract, frozen=True, kw_only=True):
         iteration: iterations done.
         elapsed_s: seconds that they took.
         learning_rate, dual: of actor and critic; lambda.
-        force_share: how far the largest force has risen (`ForceLimit.share`).
         skipped: updates that were not finite.
     """
 
@@ -71,7 +70,6 @@ class Progress(Contract, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     learning_rate: float = 0.0
     dual: float = 0.0
-    force_share: float = 0.0
     skipped: int = 0
 
 
@@ -145,6 +143,7 @@ def save(
     output: Path,
     learner: Learner,
     forces: Forces,
+    limits: ForceLimits,
     environment: Environment,
     generator: torch.Generator,
     progress: Progress,
@@ -156,13 +155,19 @@ def save(
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}.{name}"] = value
     tensors |= {f"forces.{name}": getattr(forces, name) for name in ("force", "raw", "remaining", "pause")}
+    tensors["force_share"] = limits.share
     tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in environment.snapshot().items()}
     tensors["generator"] = generator.get_state()
     write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
 
 
 def load(
-    output: Path, learner: Learner, forces: Forces, environment: Environment, generator: torch.Generator
+    output: Path,
+    learner: Learner,
+    forces: Forces,
+    limits: ForceLimits,
+    environment: Environment,
+    generator: torch.Generator,
 ) -> Progress:
     """Put a saved state back into all of them. Raises CheckpointError."""
     file = output / STATE_FILE
@@ -173,6 +178,7 @@ def load(
         _load_moments(learner, _part(tensors, "optimizer."))
         for name, value in _part(tensors, "forces.").items():
             getattr(forces, name).copy_(value)
+        limits.share.copy_(tensors["force_share"])
         environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
         generator.set_state(tensors["generator"])
     except (KeyError, ValueError, RuntimeError) as error:

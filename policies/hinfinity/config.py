@@ -24,14 +24,15 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         gamma, lam: discount, and the decay of generalised advantage estimation (arXiv 1506.02438), a step.
         clip_ratio: of PPO (arXiv 1707.06347); values are clipped by it too.
         value_weight: of the values' loss.
-        entropy: weight of the actor's entropy.
+        entropy_warmup, entropy: weight of the actor's entropy in the warm-up, and after it: finding out how to walk
+            takes noise, but under pushes it makes robots fall that would have stood.
         learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
         desired_kl: between the policies before and after an update.
         gradient_clip: largest norm of the gradient.
         fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
             trying to walk; 0 lets those fall that earn less than nothing.
-        fall_pushed: what it is worth once forces are as large as force_max_n; evenly in between. Under strong pushes a
-            step costs more than it earns, and a cheap fall would be a prize.
+        fall_pushed: what it is worth to a robot that is pushed with up to force_max_n; evenly in between. Under strong
+            pushes a step costs more than it earns, and a cheap fall would be a prize.
         mirror: half of all samples, drawn anew for each update, are learned from as a mirror would show them, left and
             right exchanged (arXiv 2403.04359): what is learned on one side is learned on the other.
         eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
@@ -39,11 +40,11 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
         warmup: iterations without forces.
-        force_start_n, force_max_n: largest force after the warm-up, and ever. From one iteration to the next it rises
-            while the robots that are pushed fall less often than bearable_falls, and falls while they do not: forces
-            that no robot bears teach nothing;
-        force_ramp: iterations from force_start_n to force_max_n at the soonest;
-        bearable_falls: of a pushed robot a minute.
+        force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own: it
+            rises with every step and drops with every fall, so that forces are as large as can just be borne where the
+            robot is, on a plane larger than on stairs;
+        force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
+        bearable_falls: falls a minute at which the force of a robot stays what it is.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
@@ -75,7 +76,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     lam: float = 0.95
     clip_ratio: float = 0.2
     value_weight: float = 1.0
-    entropy: float = 0.01
+    entropy_warmup: float = 0.01
+    entropy: float = 0.002
     learning_rate: float = 1e-3
     desired_kl: float = 0.015
     gradient_clip: float = 1.0
@@ -88,9 +90,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     lambda_max: float = 5.0
     warmup: int = 150
     force_start_n: float = 20.0
-    force_max_n: float = 200.0
-    force_ramp: int = 200
-    bearable_falls: float = 3.0
+    force_max_n: float = 250.0
+    force_ramp: int = 250
+    bearable_falls: float = 2.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
@@ -110,11 +112,12 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(all(width > 0 for width in widths), "widths must be positive")
         counts = (self.iterations, self.rollout_steps, self.epochs, self.minibatches)
         require(min(counts) > 0, "iterations, rollout_steps, epochs and minibatches must be positive")
-        require_finite("entropy or disturber_entropy", self.entropy, self.disturber_entropy)
+        entropies = (self.entropy_warmup, self.entropy, self.disturber_entropy)
+        require_finite("entropy_warmup, entropy or disturber_entropy", *entropies)
         for name, value in {"fall": self.fall, "fall_pushed": self.fall_pushed}.items():
             require_finite(name, value)
             require(value <= 0, f"{name} must be at most 0, not {value}: it would be a prize")
-        require(min(self.entropy, self.disturber_entropy) >= 0, "entropy and disturber_entropy cannot be negative")
+        require(min(entropies) >= 0, "entropy_warmup, entropy and disturber_entropy cannot be negative")
         positive = {
             name: getattr(self, name)
             for name in (

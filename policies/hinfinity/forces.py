@@ -14,37 +14,36 @@ NOBODY, CHANCE, DISTURBER = 0, 1, 2
 """Who pushes an environment's robot."""
 
 
-class ForceLimit:
-    """How large a force may be. It is as the robots bear it: see `HInfinityConfig.force_max_n`.
+class ForceLimits:
+    """How large the force on each of `count` robots may be. It is as they bear it: see `HInfinityConfig.force_max_n`.
 
     Attributes:
-        share: of the way from the smallest limit to the largest one, within [0, 1].
+        share: of the way from the smallest limit to the largest one, within [0, 1], [N].
     """
 
-    def __init__(self, config: HInfinityConfig) -> None:
+    def __init__(self, config: HInfinityConfig, count: int) -> None:
         self.config = config
-        self.share = 0.0 if config.force_ramp else 1.0
+        self.share = torch.full((count,), 0.0 if config.force_ramp else 1.0)
 
-    def newtons(self, iteration: int) -> float:
-        """In an iteration; 0: nobody is pushed."""
-        config = self.config
-        if not self._pushed(iteration):
-            return 0.0
-        return config.force_start_n + self.share * (config.force_max_n - config.force_start_n)
+    def pushed(self, iteration: int) -> bool:
+        """Whether there are forces in an iteration."""
+        return self.config.disturber != "none" and iteration >= self.config.warmup
 
-    def fall_worth(self, iteration: int) -> float:
-        """What a fall is worth in an iteration, in reward: it is worse under larger forces."""
-        share = self.share if self._pushed(iteration) else 0.0
+    def newtons(self) -> Tensor:
+        """The limits now, [N]."""
+        return self.config.force_start_n + self.share * (self.config.force_max_n - self.config.force_start_n)
+
+    def fall_worth(self, iteration: int) -> Tensor:
+        """What a fall is worth in an iteration, in reward, [N]: it is worse under larger forces."""
+        share = self.share if self.pushed(iteration) else torch.zeros_like(self.share)
         return self.config.fall + share * (self.config.fall_pushed - self.config.fall)
 
-    def follow(self, iteration: int, falls_per_minute: float) -> None:
-        """In the iteration, pushed robots fell so often."""
-        if self._pushed(iteration) and self.config.force_ramp:
-            change = 1.0 if falls_per_minute < self.config.bearable_falls else -1.0
-            self.share = min(1.0, max(0.0, self.share + change / self.config.force_ramp))
-
-    def _pushed(self, iteration: int) -> bool:
-        return self.config.disturber != "none" and iteration >= self.config.warmup
+    def follow(self, fell: Tensor, period_s: float) -> None:
+        """Robots were pushed for a rollout of steps of `period_s`, and `fell` [T, N] or did not."""
+        if self.config.force_ramp:
+            rise = 1 / (self.config.force_ramp * self.config.rollout_steps)
+            drop = rise * 60 / period_s / self.config.bearable_falls
+            self.share = (self.share + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
 
 
 class Forces:
@@ -77,13 +76,13 @@ class Forces:
 
     @torch.no_grad()
     def choose(
-        self, privileged: Tensor, limit: float, disturber: Disturber | None, generator: torch.Generator
+        self, privileged: Tensor, limit: Tensor, disturber: Disturber | None, generator: torch.Generator
     ) -> Tensor:
         """Forces for the step that begins now.
 
         Args:
             privileged: what the disturber sees, [N, P].
-            limit: no force is larger, N.
+            limit: no force is larger, N, [N].
             disturber: who chooses those of DISTURBER; None: nobody has one.
             generator: of all that is random.
 
@@ -106,7 +105,7 @@ class Forces:
             policy = disturber.policy
             noise = torch.randn(len(rows), 3, generator=generator)
             self.raw[rows] = policy(privileged[rows]) + policy.log_std.exp() * noise
-            self.force[rows] = self._acting(self.raw[rows], limit)
+            self.force[rows] = self._acting(self.raw[rows], limit[rows])
         return decided
 
     def end(self, done: Tensor) -> None:
@@ -115,9 +114,9 @@ class Forces:
         self.pause[done] = 0
         self.force[done] = 0.0
 
-    def _acting(self, raw: Tensor, limit: float) -> Tensor:
+    def _acting(self, raw: Tensor, limit: Tensor) -> Tensor:
         """The forces that act, of what was drawn, N, [K, 3]."""
-        return squash(raw, limit) * torch.tensor((1.0, 1.0, self.config.vertical))
+        return squash(raw, limit[:, None]) * torch.tensor((1.0, 1.0, self.config.vertical))
 
     def _draw(self, bounds: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Numbers of steps within `bounds`, both included, [N]."""

@@ -76,7 +76,7 @@ class Learner:
         self.lost = cost_bound / (1 - config.gamma)
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
-            lost = torch.tensor([self.lost], device=self.device)
+            lost = torch.tensor([[self.lost]], device=self.device)
             self.adversary = Adversary(config, networks.disturber, lost, generator, self.guard, self.mirror)
 
     @property
@@ -84,14 +84,17 @@ class Learner:
         """All that change the networks."""
         return [self.optimizer.adam, self.estimator.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
 
-    def learn(self, rollout: Rollout, who: Tensor, constrained: bool, fall: float) -> dict[str, float]:
+    def learn(
+        self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor, entropy_weight: float
+    ) -> dict[str, float]:
         """All updates from one rollout.
 
         Args:
             rollout: full, on whatever device.
             who: pushed whom, [N].
             constrained: the disturber was at work: the constraint counts, and the disturber learns too.
-            fall: what a fall is worth now, in reward.
+            fall: what a fall is worth now, in reward, [N].
+            entropy_weight: of the actor's entropy now.
 
         Returns:
             Figures to log.
@@ -99,7 +102,7 @@ class Learner:
         Raises:
             TrainingDiverged: nothing was finite for a while.
         """
-        rollout, who = rollout.to(self.device), who.to(self.device)
+        rollout, who, fall = rollout.to(self.device), who.to(self.device), fall.to(self.device)
         if not rollout.finite():
             self.guard.count(False, "what was collected")
             return {"learning/skipped": self.guard.skipped}
@@ -109,7 +112,7 @@ class Learner:
         for epoch in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
             for rows in shuffled(len(samples), self.generator, self.device).split(size):
-                self._update(samples.take(rows), tally, estimated if epoch == 0 else None)
+                self._update(samples.take(rows), entropy_weight, tally, estimated if epoch == 0 else None)
         means = tally.means() | estimated.means()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
         # from the old policy, so that there the rate rises to several times what the last ones bear.
@@ -133,10 +136,10 @@ class Learner:
         return autocast(self.config, self.device)
 
     @torch.no_grad()
-    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: float) -> Samples:
+    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor) -> Samples:
         """A rollout with its values, targets and advantages."""
         config = self.config
-        fallen = torch.tensor([fall, self.lost], device=self.device)
+        fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
         with self._autocast():
             value, next_value = rollout.values(self.networks.critic, fallen)
         paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
@@ -165,7 +168,7 @@ class Learner:
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
         return Samples(log_std=log_std, scale=scale, **flat)
 
-    def _update(self, samples: Samples, tally: Tally, estimated: Tally | None) -> None:
+    def _update(self, samples: Samples, entropy_weight: float, tally: Tally, estimated: Tally | None) -> None:
         """One minibatch for actor and critic; where it is `estimated`, for the estimator too.
 
         Once a rollout is enough for the estimator: what it learns does not move, unlike what the others learn.
@@ -183,7 +186,7 @@ class Learner:
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
-        loss = config.value_weight * value_loss - objective - config.entropy * entropy(log_std)
+        loss = config.value_weight * value_loss - objective - entropy_weight * entropy(log_std)
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
             networks.actor.keep_std()
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)

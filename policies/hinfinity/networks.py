@@ -126,7 +126,7 @@ def twin(networks: Networks, device: torch.device) -> Networks:
     return networks if there else copy.deepcopy(networks).to(device)
 
 
-def squash(raw: Tensor, limit: float) -> Tensor:
+def squash(raw: Tensor, limit: Tensor | float) -> Tensor:
     """A force in the direction of `raw` [..., 3], shorter than `limit`, N: limit tanh(|raw|).
 
     All directions are alike, so it bounds the norm and not each axis; PPO's ratio is that of `raw`.

@@ -81,13 +81,13 @@ class Rollout:
     def values(self, critic: Callable[[Tensor], Tensor], fallen: Tensor) -> tuple[Tensor, Tensor]:
         """What the states before and after every step are worth, [T, N, heads] each.
 
-        An episode that timed out goes on in the critic's mind; one that ended in a fall is worth `fallen` [heads].
+        An episode that timed out goes on in the critic's mind; one that ended in a fall is worth `fallen` [N, heads].
         """
         all_values = critic(self.privileged)
         value, after = all_values[:-1], all_values[1:].clone()
         for step, rows, privileged in self._final:
             after[step, rows] = critic(privileged)
-        after[self.fell] = fallen
+        after = torch.where(self.fell[..., None], fallen, after)
         return value, after
 
 

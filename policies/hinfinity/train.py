@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -29,7 +30,7 @@ from policies.hinfinity.checkpoint import (
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import NOBODY, ForceLimit, Forces
+from policies.hinfinity.forces import NOBODY, ForceLimits, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
@@ -104,7 +105,7 @@ class Trainer:
             begin_with(self.networks, start_from)
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.forces, self.force_limit = Forces(config, environment.count), ForceLimit(config)
+        self.forces, self.limits = Forces(config, environment.count), ForceLimits(config, environment.count)
         self.learner = Learner(
             config,
             twin(self.networks, device),
@@ -119,8 +120,7 @@ class Trainer:
         self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)
         self.progress = Progress()
         if (output / STATE_FILE).exists():
-            self.progress = load(output, self.learner, self.forces, environment, self.generator)
-            self.force_limit.share = self.progress.force_share
+            self.progress = load(output, self.learner, self.forces, self.limits, environment, self.generator)
             self._refresh()
 
     def run(self, progress_bar: bool = True) -> TrainingResult:
@@ -142,7 +142,6 @@ class Trainer:
                     elapsed_s=earlier_s + time.monotonic() - started,
                     learning_rate=self.learner.learning_rate,
                     dual=self.learner.dual.value,
-                    force_share=self.force_limit.share,
                     skipped=self.learner.guard.skipped,
                 )
                 for name, value in figures.items():
@@ -166,35 +165,40 @@ class Trainer:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
-        limit, fall = self.force_limit.newtons(iteration), self.force_limit.fall_worth(iteration)
+        config, limits = self.config, self.limits
+        pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
         began = time.monotonic()
-        figures = self.collect(limit)
+        figures = self.collect(pushed)
         collected = time.monotonic()
-        constrained = self.config.disturber == "hinfinity" and limit > 0
-        figures |= self.learner.learn(self.rollout, self.forces.who, constrained, fall)
-        self.force_limit.follow(iteration, figures.get("task/falls_per_minute_pushed", 0.0))
+        constrained = config.disturber == "hinfinity" and pushed
+        entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
+        figures |= self.learner.learn(self.rollout, self.forces.who, constrained, fall, entropy)
+        if pushed:
+            figures |= self._limits(fall)
+            limits.follow(self.rollout.fell, self.environment.period_s)
         self._refresh()
         ended = time.monotonic()
-        steps = self.config.rollout_steps * self.environment.count
+        steps = config.rollout_steps * self.environment.count
         return figures | {
-            "force/limit": limit,
-            "learning/fall": fall,
             "time/collect_s": collected - began,
             "time/learn_s": ended - collected,
             "time/steps_per_s": steps / (ended - began),
         }
 
     @torch.no_grad()
-    def collect(self, limit: float) -> dict[str, float]:
-        """Fill the rollout with forces of at most `limit` N; means of the environment's figures."""
+    def collect(self, pushed: bool) -> dict[str, float]:
+        """Fill the rollout, with forces where robots are `pushed`; means of the environment's figures."""
         rollout, environment, tally = self.rollout, self.environment, Tally()
         actor = self.networks.actor
         std = actor.log_std.exp()
         rollout.begin()
+        if not pushed:
+            rollout.force.zero_()
+            rollout.decided.zero_()
         for step in range(rollout.steps):
             rollout.observation[step] = torch.from_numpy(environment.observation)
             rollout.privileged[step] = torch.from_numpy(environment.privileged)
-            force = self._push(step, limit)
+            force = self._push(step) if pushed else None
             with autocast(self.config, self._cpu):
                 rollout.estimate[step] = actor.velocity(rollout.observation[step])
                 mean = actor(rollout.observation[step], rollout.estimate[step])
@@ -206,9 +210,9 @@ class Trainer:
             tally.add(**transition.figures, **self._errors(transition))
         rollout.privileged[-1] = torch.from_numpy(environment.privileged)
         minutes = rollout.steps * environment.period_s / 60
-        falls, pushed = rollout.fell.sum(dim=0) / minutes, self.forces.who != NOBODY
+        falls, rows = rollout.fell.sum(dim=0) / minutes, self.forces.who != NOBODY
         ended = int(rollout.done.sum())
-        figures = {"task/falls_per_minute_pushed": float(falls[pushed].mean())} if pushed.any() else {}
+        figures = {"task/falls_per_minute_pushed": float(falls[rows].mean())} if rows.any() else {}
         return (
             tally.means()
             | figures
@@ -221,24 +225,29 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint and the state."""
-        save(self.output, self.learner, self.forces, self.environment, self.generator, self.progress)
+        save(self.output, self.learner, self.forces, self.limits, self.environment, self.generator, self.progress)
 
     def _refresh(self) -> None:
         """What collects is again as what learns."""
         if self.learner.networks is not self.networks:
             self.networks.load_state_dict(self.learner.networks.state_dict())
 
-    def _push(self, step: int, limit: float) -> np.ndarray | None:
-        """The forces of a step, kept in the rollout; None without any."""
-        rollout = self.rollout
-        if limit == 0:
-            rollout.force[step] = 0
-            rollout.decided[step] = False
-            return None
-        disturber = self.networks.disturber
+    def _push(self, step: int) -> np.ndarray:
+        """The forces of a step, kept in the rollout."""
+        rollout, limit, disturber = self.rollout, self.limits.newtons(), self.networks.disturber
         rollout.decided[step] = self.forces.choose(rollout.privileged[step], limit, disturber, self.generator)
         rollout.force[step], rollout.raw_force[step] = self.forces.force, self.forces.raw
         return self.forces.force.numpy().astype(np.float64)
+
+    def _limits(self, fall: Tensor) -> dict[str, float]:
+        """Of the robots that are pushed: how hard at most, and what a fall is worth to them."""
+        rows = self.forces.who != NOBODY
+        limit = self.limits.newtons()[rows]
+        return {
+            "force/limit": float(limit.mean()),
+            "force/limit_upper_decile": float(limit.quantile(0.9)),
+            "learning/fall": float(fall[rows].mean()),
+        }
 
     def _errors(self, transition: Transition) -> dict[str, float]:
         """Of the velocity, of all robots and of those that nobody pushes."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from policies.hinfinity.config import STD, HInfinityConfig
-from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimit, Forces, direction_entropy, directions
+from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimits, Forces, direction_entropy, directions
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
@@ -236,7 +236,7 @@ def test_forces_are_bounded_and_keep_their_direction():
 
 def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.Tensor:
     """Forces of a first step."""
-    forces.choose(torch.zeros(count, 4), limit, network, torch.Generator().manual_seed(0))
+    forces.choose(torch.zeros(count, 4), torch.full((count,), limit), network, torch.Generator().manual_seed(0))
     return forces.force
 
 
@@ -274,15 +274,17 @@ def test_the_constraint_counts_the_force_that_acted():
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
     rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
     rollout.raw_force[0, 1] = 100.0
-    samples = learner._samples(rollout, torch.full((3,), DISTURBER), True, -1.0)
+    samples = learner._samples(rollout, torch.full((3,), DISTURBER), True, torch.full((3,), -1.0))
     assert samples.intensity.tolist() == pytest.approx([0, 5 * learner.period_s, 0, 0, 0, 0])
 
 
 def test_a_fall_is_worth_what_the_learner_is_told():
     learner = make_learner()
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
-    rollout.fell[1, 2] = True
-    cheap, dear = (learner._samples(rollout, torch.zeros(3), False, fall).target[-1] for fall in (-0.5, -2.0))
+    rollout.fell[1, 1:] = True
+    fall = torch.tensor([9.0, -0.5, -2.0])  # to each robot; the first stands
+    stands, cheap, dear = learner._samples(rollout, torch.zeros(3), False, fall).target[-3:]
+    assert stands.abs().max() < 1
     assert cheap.tolist() == pytest.approx([-0.5 * SMALL.gamma, 0.03 / (1 - SMALL.gamma) * SMALL.gamma])
     assert dear.tolist() == pytest.approx([-2.0 * SMALL.gamma, cheap[1].item()])
 
@@ -321,7 +323,7 @@ def test_forces_are_held(disturber, pushes):
         assert shares == pytest.approx([0.25, 0.2, 0.55], abs=0.02)
     trace, decisions = [], []
     for _ in range(60):
-        decisions.append(forces.choose(torch.randn(count, 4), 50.0, network, generator))
+        decisions.append(forces.choose(torch.randn(count, 4), torch.full((count,), 50.0), network, generator))
         trace.append(forces.force.clone())
     assert max(float(force.norm(dim=1).max()) for force in trace) <= 50.0 + 1e-4
     assert not any(force[forces.who == NOBODY].any() for force in trace)
@@ -341,7 +343,7 @@ def test_forces_rest_between_each_other():
     forces, generator = Forces(config, 40), torch.Generator().manual_seed(0)
     trace = []
     for _ in range(100):
-        forces.choose(torch.zeros(40, 4), 50.0, None, generator)
+        forces.choose(torch.zeros(40, 4), torch.full((40,), 50.0), None, generator)
         trace.append(forces.force.norm(dim=1) > 0)
     pushed = torch.stack(trace)[:, forces.who == CHANCE].T
     for robot in pushed:
@@ -351,39 +353,44 @@ def test_forces_rest_between_each_other():
     assert len({int(n) for robot in pushed for n in robot.unique_consecutive(return_counts=True)[1][1:-1:2]}) == 4
 
 
-def test_forces_are_as_large_as_robots_bear():
-    config = HInfinityConfig(warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=3)
-    limit = ForceLimit(config)
+def test_forces_are_as_large_as_each_robot_bears():
+    """One never falls, one falls as often as is bearable, one far more often, and one learns to stand after a while."""
+    config = HInfinityConfig(
+        warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=30, rollout_steps=20
+    )
+    limits, period_s = ForceLimits(config, 4), 0.1  # 20 steps are 2 s: 30 falls a minute are one a rollout
+    assert [limits.pushed(iteration) for iteration in (9, 10)] == [False, True]
+    assert limits.newtons().tolist() == [20] * 4
     seen = []
     for iteration in range(300):
-        seen.append(limit.newtons(iteration))
-        limit.follow(iteration, 2.9 if iteration < 60 or iteration > 100 else 3.1)
-    assert seen[:11] == [0] * 10 + [20]  # nobody is pushed in the warm-up
-    assert seen[60] == pytest.approx(50)  # half of the way in half of the ramp
-    assert seen[101] == pytest.approx(50 - 0.6 * 41)  # too many falls
-    assert max(seen) == seen[-1] == pytest.approx(80)
-    for _ in range(200):
-        limit.follow(299, 100.0)
-    assert limit.newtons(300) == 20
-    nobody = ForceLimit(HInfinityConfig(disturber="none"))
-    nobody.follow(10_000, 0.0)
-    assert nobody.newtons(10_000) == 0
+        fell = torch.zeros(20, 4, dtype=torch.bool)
+        fell[3, 1] = iteration >= 40
+        fell[:, 2] = True
+        fell[::5, 3] = 40 <= iteration < 60
+        limits.follow(fell, period_s)
+        seen.append(limits.newtons())
+    never, just, often, learned = torch.stack(seen).T
+    assert never[49] == pytest.approx(50)  # half of the way in half of the ramp
+    assert never[99:].tolist() == pytest.approx([80] * 201)
+    assert just[39:].tolist() == pytest.approx([44] * 261)
+    assert often.tolist() == [20] * 300
+    assert learned[39] == pytest.approx(44)
+    assert learned[59] == 20
+    assert learned[-1] == 80
 
 
 def test_a_fall_becomes_worse_as_the_forces_rise():
     config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
-    limit = ForceLimit(config)
-    worth = []
-    for iteration in range(120):
-        worth.append(limit.fall_worth(iteration))
-        limit.follow(iteration, 0.0)
-    assert [worth[i] for i in (0, 9, 10)] == [-0.5] * 3
-    assert [worth[60], worth[110], worth[119]] == pytest.approx([-1.5, -2.5, -2.5])
-    at_once = ForceLimit(HInfinityConfig(disturber="random", warmup=10, force_ramp=0, fall=-0.5, fall_pushed=-2.5))
-    assert [at_once.fall_worth(i) for i in (9, 10)] == [-0.5, -2.5]
-    at_once.follow(10, 100.0)
-    assert at_once.newtons(11) == 200  # without a ramp forces are what they are
-    assert ForceLimit(HInfinityConfig(disturber="none", fall=-0.5)).fall_worth(10_000) == -0.5  # nobody is ever pushed
+    limits = ForceLimits(config, 3)
+    limits.share[:] = torch.tensor([0.0, 0.5, 1.0])
+    assert limits.fall_worth(9).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
+    assert limits.fall_worth(10).tolist() == pytest.approx([-0.5, -1.5, -2.5])
+    at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), 2)
+    at_once.follow(torch.ones(24, 2, dtype=torch.bool), 0.02)
+    assert at_once.newtons().tolist() == [200, 200]  # without a ramp forces are what they are
+    nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
+    assert not nobody.pushed(10_000)
+    assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
 
 
 def test_direction_entropy():

@@ -208,22 +208,27 @@ def test_a_gpu_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
     trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000)
     figures = [trainer.iterate(iteration) for iteration in range(9)]
-    assert [each["learning/fall"] for each in figures[1:3]] == [-0.5, -0.5]
-    assert figures[8]["learning/fall"] == pytest.approx(-1.5)
-    assert [figures[i]["force/limit"] for i in (1, 2, 8)] == pytest.approx([0, 0.2, 0.5])
+    assert [figures[i]["learning/fall"] for i in (2, 8)] == pytest.approx([-0.5, -1.5])
+    assert [figures[i]["force/limit"] for i in (2, 8)] == pytest.approx([0.2, 0.5])
+    assert "force/limit" not in figures[1]
 
 
 def test_forces_that_nobody_bears_do_not_grow(tmp_path):
     trainer = make(tmp_path, warmup=0, force_start_n=30, force_max_n=60)
     figures = [trainer.iterate(iteration) for iteration in range(3)]
     assert figures[0]["task/falls_per_minute_pushed"] > 3  # half a g on a kilogram
-    assert [each["force/limit"] for each in figures] == [30] * 3
+    assert max(each["force/limit"] for each in figures) < 31  # 42 if nobody had fallen
 
 
 def test_the_estimator_learns_once_a_rollout(tmp_path, monkeypatch):
     trainer = make(tmp_path, disturber="none", epochs=3, minibatches=5)
     steps, step = [], trainer.learner.estimator.step
-    monkeypatch.setattr(trainer.learner.estimator, "step", lambda *what: steps.append(1) or step(*what))
+
+    def counted(*what):
+        steps.append(what)
+        return step(*what)
+
+    monkeypatch.setattr(trainer.learner.estimator, "step", counted)
     losses = [trainer.iterate(iteration)["learning/estimator_loss"] for iteration in range(20)]
     assert len(steps) == 20 * 5
     assert losses[-1] < 0.5 * losses[0]
