@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from policies.hinfinity.adversary import Adversary
-from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.config import STD, HInfinityConfig
 from policies.hinfinity.environment import Environment, Float32
 from policies.hinfinity.forces import Forces
 from policies.hinfinity.guarded import Guard
@@ -19,6 +19,7 @@ from policies.hinfinity.rollout import Rollout
 
 FALL = 5.0  # times what a fall costs in training: an attack is to bring robots down, not to hold them up
 FREE = 1e-9  # eta of an attack: force costs it nothing, only the bound holds it back
+UNBOUND = 1e6  # largest mean of its forces before they are squashed: it may push from one side only
 
 Actor = Callable[[Float32], Float32]
 """Observations [N, O] to actions [N, A]."""
@@ -32,6 +33,7 @@ def attack_config(force_n: float, seed: int = 0) -> HInfinityConfig:
     return HInfinityConfig(
         disturber="hinfinity", share_random=0.0, share_none=0.0, warmup=0, force_start_n=force_n, force_max_n=force_n,
         force_ramp=0, vertical=1.0, hold=(10, 25), rest=(0, 0), eta=FREE, epochs=5, precision="fp32", seed=seed,
+        disturber_mean=UNBOUND, disturber_std=STD[0],
     )  # fmt: skip
 
 
@@ -39,7 +41,7 @@ def new_disturber(privileged: int, config: HInfinityConfig) -> Disturber:
     """With the first weights of the configuration's seed; `privileged`: numbers that it sees."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return Disturber(privileged, config.disturber_widths)
+        return Disturber(privileged, config)
 
 
 class Attack:

@@ -54,6 +54,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         share_none: of those without forces, whoever pushes the others.
         estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
+        disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed.
+            Left to itself it ends with pushing from one side only, and robots learn to bear just that.
         device: that learns: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on the CPU.
         precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
             it, else fp32. Weights and optimisers are always fp32.
@@ -101,6 +103,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
+    disturber_mean: float = 1.5
+    disturber_std: float = 0.75
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
@@ -132,6 +136,11 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         smallest, largest = STD
         right = f"initial_std must be within [{smallest:g}, {largest:g}], not {self.initial_std:g}"
         require(smallest <= self.initial_std <= largest, f"{right}: training keeps it there")
+        require(self.disturber_mean >= 0, f"disturber_mean cannot be negative or NaN, not {self.disturber_mean}")
+        require(
+            smallest <= self.disturber_std <= 1,
+            f"disturber_std must be within [{smallest:g}, 1], not {self.disturber_std}: it begins with 1",
+        )
         require(0 < self.gamma < 1 and 0 <= self.lam <= 1, "gamma must be within (0, 1), lam within [0, 1]")
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
         require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")

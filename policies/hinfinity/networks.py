@@ -32,20 +32,24 @@ class Gaussian(nn.Module):
         widths: of the hidden layers.
         outputs: dimensions.
         initial_std: of every dimension at first.
+        least_std: that every dimension keeps.
 
     Attributes:
         log_std: logarithms of the deviations, fp32, [D].
     """
 
-    def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int, initial_std: float) -> None:
+    def __init__(
+        self, inputs: int, widths: tuple[int, ...], outputs: int, initial_std: float, least_std: float = STD[0]
+    ) -> None:
         super().__init__()
+        self._bounds = math.log(least_std), math.log(STD[1])
         self.body = mlp((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
         self.log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
 
     @torch.no_grad()
     def keep_std(self) -> None:
-        """Put deviations back within STD; after a step of the optimiser, since bounds in `forward` have no gradient."""
-        self.log_std.clamp_(*map(math.log, STD))
+        """Put deviations back within bounds, after a step of the optimiser: bounds in `forward` have no gradient."""
+        self.log_std.clamp_(*self._bounds)
 
     def forward(self, seen: Tensor) -> Tensor:
         """The mean of what is seen [..., inputs], fp32, [..., D]."""
@@ -96,12 +100,25 @@ class Critic(nn.Module):
         return self.body(seen).float()
 
 
+class Pushing(Gaussian):
+    """A random force; `largest` is the norm of its mean, beyond which that has a direction only."""
+
+    def __init__(self, inputs: int, widths: tuple[int, ...], least_std: float, largest: float) -> None:
+        super().__init__(inputs, widths, 3, 1.0, least_std)
+        self._largest = largest
+
+    def forward(self, seen: Tensor) -> Tensor:
+        mean = super().forward(seen)
+        return mean * (self._largest / mean.norm(dim=-1, keepdim=True).clamp_min(1e-6)).clamp_max(1.0)
+
+
 class Disturber(nn.Module):
     """Sees what the critic sees, gives a random force, and knows what forces are worth."""
 
-    def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, config: HInfinityConfig) -> None:
         super().__init__()
-        self.policy = Gaussian(inputs, widths, 3, initial_std=1.0)
+        widths = config.disturber_widths
+        self.policy = Pushing(inputs, widths, config.disturber_std, config.disturber_mean)
         self.value = mlp((inputs, *widths, 1), last_gain=1.0)
 
     def worth(self, seen: Tensor) -> Tensor:
@@ -117,7 +134,7 @@ class Networks(nn.Module):
         self.actor = Actor(observation, config.actor_widths, action, config.initial_std, config.estimator_widths)
         self.critic = Critic(privileged, config.critic_widths)
         learns = config.disturber == "hinfinity"
-        self.disturber = Disturber(privileged, config.disturber_widths) if learns else None
+        self.disturber = Disturber(privileged, config) if learns else None
 
 
 def twin(networks: Networks, device: torch.device) -> Networks:

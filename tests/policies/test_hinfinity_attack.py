@@ -72,7 +72,7 @@ def test_it_learns_where_to_push():
 
 def test_an_attack_pushes_in_all_directions():
     torch.manual_seed(0)
-    disturber = Disturber(3, attack_config(8.0).disturber_widths)
+    disturber = Disturber(3, attack_config(8.0))
     forces = Attacker(disturber, 8.0, 2000).force(np.zeros((2000, 3), dtype=np.float32))
     spread = np.abs(forces).mean(axis=0)
     np.testing.assert_allclose(spread, spread.mean(), rtol=0.1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from policies.hinfinity.attack import attack_config
 from policies.hinfinity.config import STD, HInfinityConfig
 from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimits, Forces, direction_entropy, directions
 from policies.hinfinity.learner import Learner
@@ -244,7 +246,7 @@ def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
     torch.manual_seed(0)
     count = 40_000
     forces = Forces(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
-    drawn = draw(forces, Disturber(4, (8,)), count, 50.0)
+    drawn = draw(forces, Disturber(4, HInfinityConfig(disturber_widths=(8,))), count, 50.0)
     chance, disturber = (drawn[forces.who == number].norm(dim=1) for number in (CHANCE, DISTURBER))
     assert float(chance.max()) <= 50.0 + 1e-4
     quantiles = torch.linspace(0.05, 0.95, 10)
@@ -256,7 +258,7 @@ def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
 def test_pushes_are_mostly_horizontal():
     """Of the same draws: only what acts vertically is less, whoever pushes; the raw forces are what they were."""
     torch.manual_seed(0)
-    network = Disturber(4, (8,))
+    network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     pushes = []
     for vertical in (1.0, 0.3, 0.0):
         forces = Forces(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
@@ -293,7 +295,7 @@ def test_a_fall_is_worth_what_the_learner_is_told():
 def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
     """A bound in the forward pass had no gradient: a deviation that had come beyond stayed there for good."""
     torch.manual_seed(0)
-    policy = Disturber(4, (8,)).policy
+    policy = Disturber(4, HInfinityConfig(disturber_widths=(8,), disturber_std=STD[0])).policy
     end = math.log(STD[bound])
     inward = -1.0 if bound else 1.0
     optimizer = torch.optim.SGD([policy.log_std], lr=1.0)
@@ -316,7 +318,7 @@ def test_forces_are_held(disturber, pushes):
     config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0))
     count = 60
     forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
-    network = Disturber(4, (8,))
+    network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     assert set(forces.who.tolist()) == pushes
     if disturber == "hinfinity":
         shares = [float((forces.who == number).float().mean()) for number in (NOBODY, CHANCE, DISTURBER)]
@@ -391,6 +393,20 @@ def test_a_fall_becomes_worse_as_the_forces_rise():
     nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
     assert not nobody.pushed(10_000)
     assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
+
+
+def test_a_disturber_never_pushes_from_one_side_only():
+    """Even one that has learned to, and would; an attack, which is to be the worst, may."""
+    for config, least, most in ((HInfinityConfig(), 0.55, 1.0), (attack_config(100.0), 0.0, 0.4)):
+        disturber = Disturber(4, config)
+        with torch.no_grad():
+            list(disturber.policy.body.parameters())[-1].copy_(torch.tensor([300.0, 0.0, 0.0]))
+            disturber.policy.log_std[:] = -10.0
+        disturber.policy.keep_std()
+        forces = Forces(msgspec.structs.replace(config, share_none=0.0, share_random=0.0, rest=(0, 0)), 4000)
+        forces.choose(torch.zeros(4000, 4), torch.full((4000,), 100.0), disturber, torch.Generator().manual_seed(0))
+        assert least < direction_entropy(forces.force) + 1e-6 < most
+        assert forces.force[:, 0].mean() > 50  # and yet where it wants to
 
 
 def test_direction_entropy():
