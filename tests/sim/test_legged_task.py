@@ -53,7 +53,7 @@ def test_a_mirror_shows_what_the_mirrored_robot_would_see_and_do():
         rng = np.random.default_rng(3)
         task.robots.reset(np.arange(2))
         task.command[:] = (0.4, 0.3, -0.5), (0.4, -0.3, 0.5)
-        seen = {"observation": set(), "privileged": set()}
+        seen: dict[str, set[int]] = {"observation": set(), "privileged": set()}
         for _ in range(8):
             action, force = rng.normal(0, 0.7, 12).astype(np.float32), rng.normal(0, 60, 3)
             task.step(np.stack((action, action[order] * sign)), np.stack((force, force * (1, -1, 1))))
