@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from contracts.locomotion import LocomotionContract
 
 Float32 = NDArray[np.float32]
+Reflection = tuple[NDArray[np.int64], Float32]
+"""What a mirror shows of an array: which element takes each place, and its sign."""
 
 
 class Transition(Protocol):
@@ -77,9 +79,8 @@ class Environment(Protocol):
         """Where the trunk's velocity stands in `privileged`: three numbers, which the actor's estimator learns."""
 
     @property
-    def mirror(self) -> Mapping[str, tuple[NDArray[np.int64], Float32]] | None:
-        """What a mirror shows, left and right exchanged: of `observation`, `privileged` and `action` by their names,
-        the element that takes each place, and its sign. None: the robot has no two like sides."""
+    def mirror(self) -> Mapping[str, Reflection] | None:
+        """Of `observation`, `privileged` and `action` by name, left and right exchanged; None: no two like sides."""
 
     @property
     def description(self) -> Mapping[str, Any]:

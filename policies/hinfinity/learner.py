@@ -10,10 +10,11 @@ from torch import Tensor
 
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.environment import Reflection
 from policies.hinfinity.figures import Tally, force_figures
 from policies.hinfinity.forces import DISTURBER
 from policies.hinfinity.guarded import Guard, GuardedAdam
-from policies.hinfinity.mirror import Mirror, Reflection
+from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Networks, entropy, kl_divergence, log_probability
 from policies.hinfinity.objectives import (
     DualVariable,

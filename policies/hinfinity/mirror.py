@@ -7,13 +7,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from policies.hinfinity.environment import Reflection
 from policies.hinfinity.rollout import Samples
-
-Reflection = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Which element takes each place, and its sign."""
 
 ACROSS = np.arange(3), np.array((1, -1, 1), dtype=np.float32)  # of x forward, y left, z up
 
@@ -23,7 +20,7 @@ class Mirror:
 
     What they are worth stays what it was, and so does the probability that they were drawn with: to a policy that is
     not symmetric, a mirrored sample looks less likely than it was, which makes it more symmetric where the sample was
-    good (arXiv 2403.04359, section III-B).
+    good (arXiv 2403.04359).
 
     Args:
         environment: which element takes each place, and its sign (`Environment.mirror`).
