@@ -10,6 +10,7 @@ HELD_TO_THE_CLOCK = (
     "ros_nodes", "fuzz/test_fuzz_graph.py", "fuzz/test_fuzz_policy_node.py", "execution/test_deadline.py", "test_zoo.py"
 )  # fmt: skip
 TRIES = 3
+BREATH_S = 5  # before another try: a stall of the machine takes a while
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -21,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(HELD_TO_THE_CLOCK):
             item.add_marker(pytest.mark.realtime)
-            item.add_marker(pytest.mark.flaky(reruns=TRIES - 1))
+            item.add_marker(pytest.mark.flaky(reruns=TRIES - 1, reruns_delay=BREATH_S))
 
 
 @pytest.fixture(scope="session")
