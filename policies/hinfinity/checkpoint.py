@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -139,55 +140,58 @@ def _changed(old: LocomotionCheckpoint, new: LocomotionCheckpoint) -> list[str]:
     return [name for name in flat[1] if name not in MAY_CHANGE and flat[0].get(name) != flat[1][name]]
 
 
-def save(
-    output: Path,
-    learner: Learner,
-    forces: Forces,
-    limits: ForceLimits,
-    environment: Environment,
-    generator: torch.Generator,
-    progress: Progress,
-) -> None:
-    """Write weights and state, each file atomically, the state last."""
-    write_tensors(output / WEIGHTS_FILE, learner.networks.state_dict(), {"iteration": str(progress.iteration)})
-    tensors = {f"weights.{name}": value for name, value in learner.networks.state_dict().items()}
-    for name, parameter, optimizer in _optimized(learner):
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    tensors |= {f"forces.{name}": getattr(forces, name) for name in ("force", "raw", "remaining", "pause")}
-    tensors["force_share"] = limits.share
-    tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in environment.snapshot().items()}
-    tensors["generator"] = generator.get_state()
-    write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes in training, to be written and put back.
 
+    Attributes:
+        learner: the networks, their optimisers, the learning rate and lambda.
+        forces, limits: on the robots now, and at most.
+        environment: where the robots are.
+        generator: of all that is random.
+    """
 
-def load(
-    output: Path,
-    learner: Learner,
-    forces: Forces,
-    limits: ForceLimits,
-    environment: Environment,
-    generator: torch.Generator,
-) -> Progress:
-    """Put a saved state back into all of them. Raises CheckpointError."""
-    file = output / STATE_FILE
-    tensors, metadata = read_tensors(file)
-    try:
-        progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
-        load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
-        _load_moments(learner, _part(tensors, "optimizer."))
-        for name, value in _part(tensors, "forces.").items():
-            getattr(forces, name).copy_(value)
-        limits.share.copy_(tensors["force_share"])
-        environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
-        generator.set_state(tensors["generator"])
-    except (KeyError, ValueError, RuntimeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
-    learner.learning_rate, learner.guard.skipped = progress.learning_rate, progress.skipped
-    learner.dual.value = progress.dual
-    return progress
+    learner: Learner
+    forces: Forces
+    limits: ForceLimits
+    environment: Environment
+    generator: torch.Generator
+
+    def save(self, output: Path, progress: Progress) -> None:
+        """Write weights and state, each file atomically, the state last."""
+        weights = self.learner.networks.state_dict()
+        write_tensors(output / WEIGHTS_FILE, weights, {"iteration": str(progress.iteration)})
+        tensors = {f"weights.{name}": value for name, value in weights.items()}
+        for name, parameter, optimizer in _optimized(self.learner):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        tensors |= {f"forces.{name}": getattr(self.forces, name) for name in ("force", "raw", "remaining", "pause")}
+        tensors["force_share"] = self.limits.share
+        here = self.environment.snapshot()
+        tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in here.items()}
+        tensors["generator"] = self.generator.get_state()
+        write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
+
+    def load(self, output: Path) -> Progress:
+        """Put what was saved back. Raises CheckpointError."""
+        file, learner = output / STATE_FILE, self.learner
+        tensors, metadata = read_tensors(file)
+        try:
+            progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
+            load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
+            _load_moments(learner, _part(tensors, "optimizer."))
+            for name, value in _part(tensors, "forces.").items():
+                getattr(self.forces, name).copy_(value)
+            self.limits.share.copy_(tensors["force_share"])
+            self.environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
+            self.generator.set_state(tensors["generator"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
+        learner.learning_rate, learner.guard.skipped = progress.learning_rate, progress.skipped
+        learner.dual.value = progress.dual
+        return progress
 
 
 def _optimized(learner: Learner) -> list[tuple[str, torch.nn.Parameter, torch.optim.Optimizer]]:

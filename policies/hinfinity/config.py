@@ -44,7 +44,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             rises with every step and drops with every fall, so that forces are as large as can just be borne where the
             robot is, on a plane larger than on stairs;
         force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
-        bearable_falls: falls a minute at which the force of a robot stays what it is.
+        bearable_falls, bearable_falls_aimed: falls a minute at which the force of a robot stays what it is, by chance
+            and by a disturber. An aimed force fells more than one by chance does: held to the same falls, it would be
+            much the smaller one.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
@@ -95,6 +97,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     force_max_n: float = 250.0
     force_ramp: int = 250
     bearable_falls: float = 2.0
+    bearable_falls_aimed: float = 4.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
@@ -127,7 +130,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             for name in (
                 "initial_std", "learning_rate", "estimator_learning_rate", "disturber_learning_rate", "desired_kl",
                 "gradient_clip", "clip_ratio", "eta", "lambda_rate", "lambda_max", "bearable_falls",
-                "checkpoint_every_s",
+                "bearable_falls_aimed", "checkpoint_every_s",
             )
         }  # fmt: skip
         for name, value in positive.items():

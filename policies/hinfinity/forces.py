@@ -15,15 +15,20 @@ NOBODY, CHANCE, DISTURBER = 0, 1, 2
 
 
 class ForceLimits:
-    """How large the force on each of `count` robots may be. It is as they bear it: see `HInfinityConfig.force_max_n`.
+    """How large the force on each robot may be. It is as they bear it: see `HInfinityConfig.force_max_n`.
+
+    Args:
+        config: how.
+        who: pushes whom, [N].
 
     Attributes:
         share: of the way from the smallest limit to the largest one, within [0, 1], [N].
     """
 
-    def __init__(self, config: HInfinityConfig, count: int) -> None:
+    def __init__(self, config: HInfinityConfig, who: Tensor) -> None:
         self.config = config
-        self.share = torch.full((count,), 0.0 if config.force_ramp else 1.0)
+        self.share = torch.full((len(who),), 0.0 if config.force_ramp else 1.0)
+        self._bearable = torch.where(who == DISTURBER, config.bearable_falls_aimed, config.bearable_falls)
 
     def pushed(self, iteration: int) -> bool:
         """Whether there are forces in an iteration."""
@@ -42,7 +47,7 @@ class ForceLimits:
         """Robots were pushed for a rollout of steps of `period_s`, and `fell` [T, N] or did not."""
         if self.config.force_ramp:
             rise = 1 / (self.config.force_ramp * self.config.rollout_steps)
-            drop = rise * 60 / period_s / self.config.bearable_falls
+            drop = rise * 60 / period_s / self._bearable
             self.share = (self.share + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
 
 

@@ -21,11 +21,10 @@ from policies.hinfinity.checkpoint import (
     STATE_FILE,
     LocomotionCheckpoint,
     Progress,
+    TrainingState,
     begin_with,
-    load,
     load_config,
     prepare,
-    save,
 )
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
@@ -105,7 +104,8 @@ class Trainer:
             begin_with(self.networks, start_from)
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.forces, self.limits = Forces(config, environment.count), ForceLimits(config, environment.count)
+        self.forces = Forces(config, environment.count)
+        self.limits = ForceLimits(config, self.forces.who)
         self.learner = Learner(
             config,
             twin(self.networks, device),
@@ -118,9 +118,10 @@ class Trainer:
         sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)
+        self._state = TrainingState(self.learner, self.forces, self.limits, environment, self.generator)
         self.progress = Progress()
         if (output / STATE_FILE).exists():
-            self.progress = load(output, self.learner, self.forces, self.limits, environment, self.generator)
+            self.progress = self._state.load(output)
             self._refresh()
 
     def run(self, progress_bar: bool = True) -> TrainingResult:
@@ -225,7 +226,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint and the state."""
-        save(self.output, self.learner, self.forces, self.limits, self.environment, self.generator, self.progress)
+        self._state.save(self.output, self.progress)
 
     def _refresh(self) -> None:
         """What collects is again as what learns."""

@@ -356,22 +356,28 @@ def test_forces_rest_between_each_other():
 
 
 def test_forces_are_as_large_as_each_robot_bears():
-    """One never falls, one falls as often as is bearable, one far more often, and one learns to stand after a while."""
+    """One never falls, one falls as often as is bearable, one far more often, and one learns to stand after a while.
+
+    Of the last two, which fall as often, one is aimed at: it is to bear more falls than who is pushed by chance.
+    """
     config = HInfinityConfig(
-        warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=30, rollout_steps=20
-    )
-    limits, period_s = ForceLimits(config, 4), 0.1  # 20 steps are 2 s: 30 falls a minute are one a rollout
+        warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=30, bearable_falls_aimed=60,
+        rollout_steps=20,
+    )  # fmt: skip
+    limits = ForceLimits(config, torch.tensor([CHANCE] * 4 + [DISTURBER, CHANCE]))
+    period_s = 0.1  # 20 steps are 2 s: 30 falls a minute are one a rollout
     assert [limits.pushed(iteration) for iteration in (9, 10)] == [False, True]
-    assert limits.newtons().tolist() == [20] * 4
+    assert limits.newtons().tolist() == [20] * 6
     seen = []
     for iteration in range(300):
-        fell = torch.zeros(20, 4, dtype=torch.bool)
+        fell = torch.zeros(20, 6, dtype=torch.bool)
         fell[3, 1] = iteration >= 40
         fell[:, 2] = True
         fell[::5, 3] = 40 <= iteration < 60
+        fell[::10, 4:] = iteration >= 40
         limits.follow(fell, period_s)
         seen.append(limits.newtons())
-    never, just, often, learned = torch.stack(seen).T
+    never, just, often, learned, aimed, by_chance = torch.stack(seen).T
     assert never[49] == pytest.approx(50)  # half of the way in half of the ramp
     assert never[99:].tolist() == pytest.approx([80] * 201)
     assert just[39:].tolist() == pytest.approx([44] * 261)
@@ -379,18 +385,20 @@ def test_forces_are_as_large_as_each_robot_bears():
     assert learned[39] == pytest.approx(44)
     assert learned[59] == 20
     assert learned[-1] == 80
+    assert aimed[39:].tolist() == pytest.approx([44] * 261)
+    assert by_chance[-1] == 20
 
 
 def test_a_fall_becomes_worse_as_the_forces_rise():
     config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
-    limits = ForceLimits(config, 3)
+    limits = ForceLimits(config, torch.full((3,), CHANCE))
     limits.share[:] = torch.tensor([0.0, 0.5, 1.0])
     assert limits.fall_worth(9).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
     assert limits.fall_worth(10).tolist() == pytest.approx([-0.5, -1.5, -2.5])
-    at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), 2)
+    at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), torch.full((2,), CHANCE))
     at_once.follow(torch.ones(24, 2, dtype=torch.bool), 0.02)
     assert at_once.newtons().tolist() == [200, 200]  # without a ramp forces are what they are
-    nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
+    nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), torch.full((2,), NOBODY))
     assert not nobody.pushed(10_000)
     assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
 

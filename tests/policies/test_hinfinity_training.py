@@ -206,7 +206,7 @@ def test_a_gpu_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 
 
 def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
-    trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000)
+    trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000, bearable_falls_aimed=1000)
     figures = [trainer.iterate(iteration) for iteration in range(9)]
     assert [figures[i]["learning/fall"] for i in (2, 8)] == pytest.approx([-0.5, -1.5])
     assert [figures[i]["force/limit"] for i in (2, 8)] == pytest.approx([0.2, 0.5])
