@@ -22,7 +22,7 @@ def visuomotor(*arguments: object, threads: int | None = None, log: Path | None 
     Args:
         arguments: of the command line.
         threads: what torch and OpenMP may use; None leaves it to them.
-        log: a file that takes the output; None shows it.
+        log: a file that takes the output, after what it holds; None shows it.
 
     Returns:
         Seconds that it took.
@@ -33,7 +33,7 @@ def visuomotor(*arguments: object, threads: int | None = None, log: Path | None 
     words = [str(argument) for argument in arguments]
     print("\n$ visuomotor " + shlex.join(words), flush=True)
     began = time.monotonic()
-    output = log.open("w") if log else None
+    output = log.open("a") if log else None
     try:
         code = subprocess.run(
             [sys.executable, "-m", "visuomotor", *words], env=environment(threads), stdout=output, stderr=output

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/loco"), help="a folder METHOD-SEED of each run")
     parser.add_argument("--robot", default="go2")
     parser.add_argument("--terrain", default="all", choices=("flat", "rough", "all"))
+    parser.add_argument("--envs", type=int, default=1024, help="robots of a run that learn at the same time")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of each run; more continue a run")
@@ -55,8 +56,9 @@ def train(method: str, seed: int, options: argparse.Namespace) -> None:
 def command(method: str, seed: int, folder: Path, options: argparse.Namespace) -> Sequence[object]:
     """Of `visuomotor`."""
     return (
-        "train", "hinfinity", "--robot", options.robot, "--terrain", options.terrain, "--disturber", method,
-        "--seed", seed, "--iterations", options.iterations, "--threads", 1, "--output", folder, "--resume",
+        "train", "hinfinity", "--robot", options.robot, "--terrain", options.terrain, "--envs", options.envs,
+        "--disturber", method, "--seed", seed, "--iterations", options.iterations, "--threads", 1, "--output", folder,
+        "--resume",
     )  # fmt: skip
 
 
