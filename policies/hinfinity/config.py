@@ -45,8 +45,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             robot is, on a plane larger than on stairs;
         force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
         bearable_falls, bearable_falls_aimed: falls a minute at which the force of a robot stays what it is, by chance
-            and by a disturber. An aimed force fells more than one by chance does: held to the same falls, it would be
-            much the smaller one.
+            and by a disturber: aimed forces fell more than others of their size, and so would be the smaller ones.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
@@ -88,7 +87,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     fall: float = -0.6
     fall_pushed: float = -2.5
     mirror: bool = True
-    eta: float = 0.01
+    eta: float = 0.03
     lambda_start: float = 0.5
     lambda_rate: float = 0.01
     lambda_max: float = 5.0
@@ -96,12 +95,12 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     force_start_n: float = 20.0
     force_max_n: float = 250.0
     force_ramp: int = 250
-    bearable_falls: float = 2.0
+    bearable_falls: float = 4.0
     bearable_falls_aimed: float = 4.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
-    share_random: float = 0.2
+    share_random: float = 0.35
     share_none: float = 0.25
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
