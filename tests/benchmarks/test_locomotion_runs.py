@@ -16,7 +16,19 @@ from policies.hinfinity.checkpoint import load_networks
 
 def begin(folder: Path, iterations: int) -> subprocess.Popen:
     """Two runs, one after the other, in a process group of their own, as a shell starts them."""
-    words = ("--output", folder, "--terrain", "flat", "--envs", 8, "--methods", "random", "--seeds", 0, 1)
+    words: tuple[object, ...] = (
+        "--output",
+        folder,
+        "--terrain",
+        "flat",
+        "--envs",
+        8,
+        "--methods",
+        "random",
+        "--seeds",
+        0,
+        1,
+    )
     words += ("--iterations", iterations, "--jobs", 1)
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.locomotion_runs", *map(str, words)],
