@@ -54,6 +54,7 @@ def rate_of(stamps_ns: np.ndarray, nominal_hz: float) -> float:
     Periods that it left out count: a busy machine makes gaps of whole periods, while a wrong rate would show in each.
     """
     periods = np.rint(np.diff(stamps_ns) * nominal_hz / 1e9)
+    assert np.median(periods) == 1, "a loop of half the rate would leave out every other period"
     return 1e9 * periods.sum() / (stamps_ns[-1] - stamps_ns[0])
 
 
