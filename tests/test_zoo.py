@@ -69,10 +69,11 @@ def test_a_bundle_solves_its_task_through_ros(bundle: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     run = json.loads((tmp_path / "run.json").read_text())
     assert abs(run["control"]["rate_hz"] - 80) < 2
-    if bundle.name.startswith("streaming"):  # the robot's tick follows the measurements of the tick before
+    if bundle.name.startswith("streaming"):
         ages = {int(age): count for age, count in run["action_age_steps"].items()}
-        assert min(ages) == 1
-        assert ages[1] + ages.get(2, 0) > 0.8 * sum(ages.values()), ages
+        assert min(ages) == 1  # the robot's tick follows the measurements of the tick before
+        fresh = sum(count for age, count in ages.items() if age <= 3)
+        assert fresh > 0.7 * sum(ages.values()), ages  # acting out chunks of eight, a policy has two or three in eight
         assert 0 < run["residual_noise"]["mean"] <= run["residual_noise"]["max"] < 1
     assert_replayed(tmp_path / "bag")
     contract = PolicyContract.load(bundle / "contract.json")
