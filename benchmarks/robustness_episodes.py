@@ -20,6 +20,7 @@ from policies.tensors import load_strictly, read_tensors, write_tensors
 
 STARTS, FORCES, TRAINING, DRAWS = range(4)  # what seeds are for: no two draw the same numbers
 PROTOCOL = 2  # raised when what is measured changes, so that no cell of before is taken for one of now
+ATTACK_PROTOCOL = 2  # the same for how disturbers are trained
 DESCRIPTION = "attack"  # in the metadata of a kept disturber
 
 OnSteps = Callable[[int], object]
@@ -172,7 +173,7 @@ def trained_disturber(
 def attack_description(walker: Walker, condition: Condition, settings: Settings) -> dict[str, Any]:
     """All that the disturber depends on, in plain data."""
     return {
-        "protocol": PROTOCOL,
+        "protocol": [PROTOCOL, ATTACK_PROTOCOL],
         "policy": walker.digest,
         "force_n": condition.force_n,
         "steps": settings.attack_steps,

@@ -16,7 +16,7 @@ from policies.hinfinity.rollout import Rollout, shuffled
 
 
 class Adversary:
-    """Maximises the discounted sum of C - eta |d|.
+    """Maximises the discounted sum of C - price |d|, pushing as much one way as the other in the mean.
 
     The disturber decides only where a new force begins, and is paid for every step until the next: advantages are
     estimated step by step, and those of the deciding steps count.
@@ -46,7 +46,7 @@ class Adversary:
             with autocast:
                 value, next_value = rollout.values(disturber.worth, self.fallen)
             value, next_value = value.squeeze(-1), next_value.squeeze(-1)
-            gain = rollout.cost - config.eta * rollout.force.norm(dim=-1) * period_s
+            gain = rollout.cost - config.disturber_price * rollout.force.norm(dim=-1) * period_s
             advantage = generalized_advantage(gain, value, next_value, rollout.done, config.gamma, config.lam)
             chosen = advantage[decided]
             chosen = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
@@ -70,6 +70,7 @@ class Adversary:
                 surrogate = clipped_surrogate(ratio, chosen[decision], config.clip_ratio).mean()
                 value_loss = ((worth - target[sample]) ** 2).mean()
                 loss = config.value_weight * value_loss - surrogate - config.disturber_entropy * entropy(log_std)
+                loss = loss + config.disturber_balance * mean.mean(dim=0).square().sum()
                 self.optimizer.step(loss, config.disturber_learning_rate, "the disturber")
                 disturber.policy.keep_std()
                 tally.add(surrogate=float(surrogate.detach()), value_loss=float(value_loss.detach()))

@@ -18,7 +18,6 @@ from policies.hinfinity.networks import Disturber
 from policies.hinfinity.rollout import Rollout
 
 FALL = 5.0  # times what a fall costs in training: an attack is to bring robots down, not to hold them up
-FREE = 1e-9  # eta of an attack: force costs it nothing, only the bound holds it back
 UNBOUND = 1e6  # largest mean of its forces before they are squashed: it may push from one side only
 
 Actor = Callable[[Float32], Float32]
@@ -32,8 +31,8 @@ def attack_config(force_n: float, seed: int = 0) -> HInfinityConfig:
     """
     return HInfinityConfig(
         disturber="hinfinity", share_random=0.0, share_none=0.0, warmup=0, force_start_n=force_n, force_max_n=force_n,
-        force_ramp=0, vertical=1.0, hold=(10, 25), rest=(0, 0), eta=FREE, epochs=5, precision="fp32", seed=seed,
-        disturber_mean=UNBOUND, disturber_std=STD[0],
+        force_ramp=0, vertical=1.0, hold=(10, 25), rest_aimed=(0, 0), epochs=5, precision="fp32", seed=seed,
+        disturber_price=0.0, disturber_balance=0.0, disturber_mean=UNBOUND, disturber_std=STD[0],
     )  # fmt: skip
 
 

@@ -48,15 +48,21 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             and by a disturber: aimed forces fell more than others of their size, and so would be the smaller ones.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
-        rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
-            back would be what is learned.
+        rest, rest_aimed: the same of the time without any between two forces, by chance and by a disturber. Were there
+            none by chance, walking with a steady push in the back would be what is learned; a disturber, which sees
+            where a robot goes, does its worst by going on.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
             show all of them and cannot make the policy forget them;
         share_none: of those without forces, whoever pushes the others.
         estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
-        disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed.
-            Left to itself it ends with pushing from one side only, and robots learn to bear just that.
+        disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed;
+            its largest deviation is that of chance, 1.
+        disturber_price: lost task reward a second that a newton must cause to be worth it to the disturber, 1/N. Not
+            eta: the cost counts what is lost without any force too, so that the constraint is active where a newton
+            more costs much less than eta, and who pays eta for it learns to push as little as it can.
+        disturber_balance: weight of the square of its mean force over all that it sees, before squashing. Left to
+            itself it ends with pushing from one side only, and robots learn to bear just that.
         device: that learns: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on the CPU.
         precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
             it, else fp32. Weights and optimisers are always fp32.
@@ -100,13 +106,16 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
+    rest_aimed: tuple[int, int] = (0, 10)
     share_random: float = 0.35
     share_none: float = 0.25
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
-    disturber_mean: float = 1.5
-    disturber_std: float = 0.75
+    disturber_mean: float = 2.5
+    disturber_std: float = 0.5
+    disturber_price: float = 0.005
+    disturber_balance: float = 1.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
@@ -118,12 +127,19 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(all(width > 0 for width in widths), "widths must be positive")
         counts = (self.iterations, self.rollout_steps, self.epochs, self.minibatches)
         require(min(counts) > 0, "iterations, rollout_steps, epochs and minibatches must be positive")
-        entropies = (self.entropy_warmup, self.entropy, self.disturber_entropy)
-        require_finite("entropy_warmup, entropy or disturber_entropy", *entropies)
+        weights = {
+            name: getattr(self, name)
+            for name in (
+                "entropy_warmup", "entropy", "disturber_entropy", "disturber_mean", "disturber_price",
+                "disturber_balance",
+            )
+        }  # fmt: skip
+        for name, value in weights.items():
+            require_finite(name, value)
+            require(value >= 0, f"{name} cannot be negative, not {value}")
         for name, value in {"fall": self.fall, "fall_pushed": self.fall_pushed}.items():
             require_finite(name, value)
             require(value <= 0, f"{name} must be at most 0, not {value}: it would be a prize")
-        require(min(entropies) >= 0, "entropy_warmup, entropy and disturber_entropy cannot be negative")
         positive = {
             name: getattr(self, name)
             for name in (
@@ -138,7 +154,6 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         smallest, largest = STD
         right = f"initial_std must be within [{smallest:g}, {largest:g}], not {self.initial_std:g}"
         require(smallest <= self.initial_std <= largest, f"{right}: training keeps it there")
-        require(self.disturber_mean >= 0, f"disturber_mean cannot be negative or NaN, not {self.disturber_mean}")
         require(
             smallest <= self.disturber_std <= 1,
             f"disturber_std must be within [{smallest:g}, 1], not {self.disturber_std}: it begins with 1",
@@ -149,7 +164,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
-        require(0 <= self.rest[0] <= self.rest[1], f"rest {self.rest} must be two numbers of steps from 0 up, in order")
+        for name, rest in {"rest": self.rest, "rest_aimed": self.rest_aimed}.items():
+            require(0 <= rest[0] <= rest[1], f"{name} {rest} must be two numbers of steps from 0 up, in order")
         shares = (self.share_random, self.share_none)
         require(min(shares) >= 0 and sum(shares) < 1, "share_random and share_none must leave some to the disturber")
         require(self.seed >= 0, "seed cannot be negative")

@@ -32,17 +32,22 @@ class Gaussian(nn.Module):
         widths: of the hidden layers.
         outputs: dimensions.
         initial_std: of every dimension at first.
-        least_std: that every dimension keeps.
+        stds: smallest and largest that every dimension keeps within.
 
     Attributes:
         log_std: logarithms of the deviations, fp32, [D].
     """
 
     def __init__(
-        self, inputs: int, widths: tuple[int, ...], outputs: int, initial_std: float, least_std: float = STD[0]
+        self,
+        inputs: int,
+        widths: tuple[int, ...],
+        outputs: int,
+        initial_std: float,
+        stds: tuple[float, float] = STD,
     ) -> None:
         super().__init__()
-        self._bounds = math.log(least_std), math.log(STD[1])
+        self._bounds = math.log(stds[0]), math.log(stds[1])
         self.body = mlp((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
         self.log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
 
@@ -101,10 +106,14 @@ class Critic(nn.Module):
 
 
 class Pushing(Gaussian):
-    """A random force; `largest` is the norm of its mean, beyond which that has a direction only."""
+    """A random force; `largest` is the norm of its mean, beyond which that has a direction only.
+
+    Its deviations never exceed those of chance. Were they free, the reward for entropy would raise that of the vertical
+    part, of which little acts, and leave hardly any force.
+    """
 
     def __init__(self, inputs: int, widths: tuple[int, ...], least_std: float, largest: float) -> None:
-        super().__init__(inputs, widths, 3, 1.0, least_std)
+        super().__init__(inputs, widths, 3, 1.0, (least_std, 1.0))
         self._largest = largest
 
     def forward(self, seen: Tensor) -> Tensor:

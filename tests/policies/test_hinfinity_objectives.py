@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.attack import attack_config
 from policies.hinfinity.config import STD, HInfinityConfig
 from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimits, Forces, direction_entropy, directions
+from policies.hinfinity.guarded import Guard
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
@@ -296,7 +298,7 @@ def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
     """A bound in the forward pass had no gradient: a deviation that had come beyond stayed there for good."""
     torch.manual_seed(0)
     policy = Disturber(4, HInfinityConfig(disturber_widths=(8,), disturber_std=STD[0])).policy
-    end = math.log(STD[bound])
+    end = math.log((STD[0], 1.0)[bound])  # never wider than chance
     inward = -1.0 if bound else 1.0
     optimizer = torch.optim.SGD([policy.log_std], lr=1.0)
 
@@ -315,7 +317,7 @@ def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
 @pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
 def test_forces_are_held(disturber, pushes):
     torch.manual_seed(0)
-    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0))
+    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), rest_aimed=(0, 0))
     count = 60
     forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
@@ -341,18 +343,22 @@ def test_forces_are_held(disturber, pushes):
 
 
 def test_forces_rest_between_each_other():
-    config = HInfinityConfig(disturber="random", hold=(2, 2), rest=(3, 6), share_random=0.5, share_none=0.2)
-    forces, generator = Forces(config, 40), torch.Generator().manual_seed(0)
-    trace = []
+    """Those by chance and those of a disturber, each for their own time."""
+    config = HInfinityConfig(
+        disturber_widths=(8,), hold=(2, 2), rest=(3, 6), rest_aimed=(1, 2), share_random=0.4, share_none=0.2
+    )
+    forces, generator = Forces(config, 60), torch.Generator().manual_seed(0)
+    network, trace = Disturber(4, config), []
     for _ in range(100):
-        forces.choose(torch.zeros(40, 4), torch.full((40,), 50.0), None, generator)
+        forces.choose(torch.zeros(60, 4), torch.full((60,), 50.0), network, generator)
         trace.append(forces.force.norm(dim=1) > 0)
-    pushed = torch.stack(trace)[:, forces.who == CHANCE].T
-    for robot in pushed:
-        _, lengths = robot.unique_consecutive(return_counts=True)
-        assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
-        assert set(lengths[1:-1:2].tolist()) <= {3, 4, 5, 6}
-    assert len({int(n) for robot in pushed for n in robot.unique_consecutive(return_counts=True)[1][1:-1:2]}) == 4
+    for who, rests in ((CHANCE, {3, 4, 5, 6}), (DISTURBER, {1, 2})):
+        seen = set()
+        for robot in torch.stack(trace)[:, forces.who == who].T:
+            _, lengths = robot.unique_consecutive(return_counts=True)
+            assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
+            seen |= set(lengths[1:-1:2].tolist())
+        assert seen == rests
 
 
 def test_forces_are_as_large_as_each_robot_bears():
@@ -403,18 +409,63 @@ def test_a_fall_becomes_worse_as_the_forces_rise():
     assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
 
 
-def test_a_disturber_never_pushes_from_one_side_only():
-    """Even one that has learned to, and would; an attack, which is to be the worst, may."""
-    for config, least, most in ((HInfinityConfig(), 0.55, 1.0), (attack_config(100.0), 0.0, 0.4)):
+def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
+    """Even of one that is sure of it; an attack, which is to be the worst, may have a single direction."""
+    for config, least, most in ((HInfinityConfig(), 0.02, 1.0), (attack_config(100.0), 0.0, 1e-3)):
         disturber = Disturber(4, config)
         with torch.no_grad():
             list(disturber.policy.body.parameters())[-1].copy_(torch.tensor([300.0, 0.0, 0.0]))
             disturber.policy.log_std[:] = -10.0
         disturber.policy.keep_std()
-        forces = Forces(msgspec.structs.replace(config, share_none=0.0, share_random=0.0, rest=(0, 0)), 4000)
+        forces = Forces(msgspec.structs.replace(config, share_none=0.0, share_random=0.0), 4000)
         forces.choose(torch.zeros(4000, 4), torch.full((4000,), 100.0), disturber, torch.Generator().manual_seed(0))
-        assert least < direction_entropy(forces.force) + 1e-6 < most
+        spread = 1 - torch.nn.functional.normalize(forces.force).mean(dim=0).norm()  # 0: all have the same direction
+        assert least < float(spread) + 1e-6 < most
         assert forces.force[:, 0].mean() > 50  # and yet where it wants to
+
+
+def learned_pushes(harm, **choices) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a disturber sees, and its mean raw forces after it learned to cause `harm(seen, force)`, 1/s."""
+    torch.manual_seed(0)
+    config = msgspec.structs.replace(SMALL, disturber_entropy=0.0, disturber_learning_rate=3e-3, **choices)
+    disturber, steps, count = Disturber(5, config), 8, 64
+    adversary = Adversary(config, disturber, torch.zeros(1, 1), torch.Generator().manual_seed(0), Guard())
+    rollout, who = Rollout(steps, count, (5, 5, 2), torch.float32), torch.full((count,), DISTURBER)
+    rollout.decided[:] = rollout.fell[:] = True  # each force for itself
+    for _ in range(40):
+        rollout.privileged[:] = torch.randn(steps + 1, count, 5)
+        with torch.no_grad():
+            mean = disturber.policy(rollout.privileged[:-1])
+            rollout.raw_force[:] = mean + disturber.policy.log_std.exp() * torch.randn_like(mean)
+        rollout.force[:] = squash(rollout.raw_force, 100.0)
+        rollout.cost[:] = 0.02 * harm(rollout.privileged[:-1], rollout.force)
+        adversary.learn(rollout, who, 0.02, torch.autocast("cpu", torch.bfloat16, enabled=False))
+    seen = torch.randn(500, 5)
+    with torch.no_grad():
+        return seen, disturber.policy(seen)
+
+
+def test_a_disturber_is_balanced_and_yet_aims():
+    """Where pushing forward always harms more, balance keeps it from doing only that; where the worst side is another
+    in each state, balance does not keep it from finding it."""
+    forward = [learned_pushes(lambda _, force: 0.01 * force[..., 0], disturber_balance=b)[1] for b in (0.0, 1.0)]
+    assert forward[0].mean(dim=0)[0] > 1.5
+    assert forward[1].mean(dim=0).norm() < 0.8
+    seen, aimed = learned_pushes(lambda seen, force: 0.01 * force[..., 1] * seen[..., 0].sign(), disturber_balance=1.0)
+    assert (aimed[:, 1] * seen[:, 0].sign()).mean() > 1.0
+    assert aimed.mean(dim=0).norm() < 0.3
+
+
+def test_a_disturber_pushes_where_a_newton_is_worth_its_price():
+    """A newton to the right side causes .01: at half that price it is pushed there, at thrice that price it is not."""
+    sides = []
+    for price in (0.005, 0.03):
+        seen, pushes = learned_pushes(
+            lambda seen, force: 0.01 * force[..., 1] * seen[..., 0].sign(), disturber_price=price
+        )
+        sides.append(float((pushes[:, 1] * seen[:, 0].sign()).mean()))
+    assert sides[0] > 1.0
+    assert sides[1] < 0.4
 
 
 def test_direction_entropy():
@@ -443,6 +494,8 @@ def test_direction_entropy():
         ({"initial_std": 0.01}, "initial_std must be within"),
         ({"fall_pushed": 0.1}, "fall_pushed must be at most 0"),
         ({"vertical": 1.5}, "vertical must be within"),
+        ({"rest_aimed": [3, 2]}, "rest_aimed"),
+        ({"disturber_price": -0.01}, "disturber_price cannot be negative"),
         ({"device": "gpu"}, "gpu"),
     ],
 )
