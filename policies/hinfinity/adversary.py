@@ -26,13 +26,14 @@ class Adversary:
         self,
         config: HInfinityConfig,
         disturber: Disturber,
-        fallen: Tensor,
+        lost: float,
         generator: torch.Generator,
         guard: Guard,
         mirror: Mirror | None = None,
     ) -> None:
-        """`fallen`: what a fall costs from then on, [1, 1]; `mirror`: half is learned from as it shows it."""
-        self.config, self.disturber, self.fallen, self.generator = config, disturber, fallen, generator
+        """`lost`: what a fall costs the task from then on; `mirror`: half is learned from as it shows it."""
+        self.config, self.disturber, self.generator = config, disturber, generator
+        self.fallen = torch.tensor([[config.disturber_fall * lost]], device=disturber.policy.log_std.device)
         self.mirror = mirror
         self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)
 

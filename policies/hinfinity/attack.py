@@ -17,7 +17,6 @@ from policies.hinfinity.guarded import Guard
 from policies.hinfinity.networks import Disturber
 from policies.hinfinity.rollout import Rollout
 
-FALL = 5.0  # times what a fall costs in training: an attack is to bring robots down, not to hold them up
 UNBOUND = 1e6  # largest mean of its forces before they are squashed: it may push from one side only
 
 Actor = Callable[[Float32], Float32]
@@ -32,7 +31,7 @@ def attack_config(force_n: float, seed: int = 0) -> HInfinityConfig:
     return HInfinityConfig(
         disturber="hinfinity", share_random=0.0, share_none=0.0, warmup=0, force_start_n=force_n, force_max_n=force_n,
         force_ramp=0, vertical=1.0, hold=(10, 25), rest_aimed=(0, 0), epochs=5, precision="fp32", seed=seed,
-        disturber_price=0.0, disturber_balance=0.0, disturber_mean=UNBOUND, disturber_std=STD[0],
+        disturber_fall=5.0, disturber_price=0.0, disturber_balance=0.0, disturber_mean=UNBOUND, disturber_std=STD[0],
     )  # fmt: skip
 
 
@@ -64,8 +63,8 @@ class Attack:
         self._generator = torch.Generator().manual_seed(seed)
         self._forces = Forces(config, environment.count)
         self._limit = torch.full((environment.count,), force_n)
-        lost = FALL * environment.cost_bound / (1 - config.gamma)
-        self._adversary = Adversary(config, self.disturber, torch.tensor([[lost]]), self._generator, Guard())
+        lost = environment.cost_bound / (1 - config.gamma)
+        self._adversary = Adversary(config, self.disturber, lost, self._generator, Guard())
         self._rollout = Rollout(config.rollout_steps, environment.count, (0, seen, 0), torch.float32)
 
     @property

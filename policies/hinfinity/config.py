@@ -58,6 +58,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         disturber_entropy: weight of the entropy of the disturber's forces.
         disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed;
             its largest deviation is that of chance, 1.
+        disturber_fall: what a fall is worth to the disturber, in what it costs the task: it is to bring robots down,
+            and not to hold them up, which costs the task too.
         disturber_price: lost task reward a second that a newton must cause to be worth it to the disturber, 1/N. Not
             eta: the cost counts what is lost without any force too, so that the constraint is active where a newton
             more costs much less than eta, and who pays eta for it learns to push as little as it can.
@@ -114,6 +116,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     disturber_entropy: float = 0.01
     disturber_mean: float = 2.5
     disturber_std: float = 0.5
+    disturber_fall: float = 5.0
     disturber_price: float = 0.005
     disturber_balance: float = 1.0
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -130,7 +133,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         weights = {
             name: getattr(self, name)
             for name in (
-                "entropy_warmup", "entropy", "disturber_entropy", "disturber_mean", "disturber_price",
+                "entropy_warmup", "entropy", "disturber_entropy", "disturber_mean", "disturber_fall", "disturber_price",
                 "disturber_balance",
             )
         }  # fmt: skip

@@ -77,8 +77,7 @@ class Learner:
         self.lost = cost_bound / (1 - config.gamma)
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
-            lost = torch.tensor([[self.lost]], device=self.device)
-            self.adversary = Adversary(config, networks.disturber, lost, generator, self.guard, self.mirror)
+            self.adversary = Adversary(config, networks.disturber, self.lost, generator, self.guard, self.mirror)
 
     @property
     def optimizers(self) -> list[torch.optim.Adam]:

@@ -429,7 +429,7 @@ def learned_pushes(harm, **choices) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     config = msgspec.structs.replace(SMALL, disturber_entropy=0.0, disturber_learning_rate=3e-3, **choices)
     disturber, steps, count = Disturber(5, config), 8, 64
-    adversary = Adversary(config, disturber, torch.zeros(1, 1), torch.Generator().manual_seed(0), Guard())
+    adversary = Adversary(config, disturber, 0.0, torch.Generator().manual_seed(0), Guard())
     rollout, who = Rollout(steps, count, (5, 5, 2), torch.float32), torch.full((count,), DISTURBER)
     rollout.decided[:] = rollout.fell[:] = True  # each force for itself
     for _ in range(40):
