@@ -94,19 +94,16 @@ class Forces:
         Returns:
             Where the disturber chose a new force, bool, [N].
         """
-        config = self.config
         over = (self.remaining <= 0) & (self.who != NOBODY)
         due = over & (self.pause <= 0)
         resting = over & ~due
         self.force[resting] = 0.0
-        aimed, by_chance = self._draw(config.rest_aimed, generator), self._draw(config.rest, generator)
-        rest = torch.where(self.who == DISTURBER, aimed, by_chance)
-        self.pause = torch.where(due, rest, self.pause - resting.long())
-        self.remaining = torch.where(due, self._draw(config.hold, generator), self.remaining) - 1
-        drawing = due & (self.who == CHANCE)
+        self.pause = torch.where(due, self._draw(self.config.rest, generator), self.pause - resting.long())
+        self.remaining = torch.where(due, self._draw(self.config.hold, generator), self.remaining) - 1
+        by_chance = due & (self.who == CHANCE)
         # As a disturber that has not learned yet pushes: chance is to be as strong as who is compared with it.
         drawn = torch.randn(self.count, 3, generator=generator)
-        self.force = torch.where(drawing[:, None], self._acting(drawn, limit), self.force)
+        self.force = torch.where(by_chance[:, None], self._acting(drawn, limit), self.force)
         decided = due & (self.who == DISTURBER)
         rows = decided.nonzero().squeeze(1)
         if disturber is not None and len(rows):
