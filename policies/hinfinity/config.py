@@ -49,8 +49,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
-            back would be what is learned, and a disturber, which sees where a robot goes, would leave it no time to get
-            up from its last force: robots so trained bear less.
+            back would be what is learned, and a disturber, which sees where a robot goes, would give it no time to
+            recover.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
             show all of them and cannot make the policy forget them;
         share_none: of those without forces, whoever pushes the others.

@@ -16,22 +16,9 @@ from policies.hinfinity.checkpoint import load_networks
 
 def begin(folder: Path, iterations: int) -> subprocess.Popen:
     """Two runs, one after the other, in a process group of their own, as a shell starts them."""
-    words: tuple[object, ...] = (
-        "--output",
-        folder,
-        "--terrain",
-        "flat",
-        "--envs",
-        8,
-        "--methods",
-        "random",
-        "--seeds",
-        0,
-        1,
-    )
-    words += ("--iterations", iterations, "--jobs", 1)
+    words = f"--terrain flat --envs 8 --methods random --seeds 0 1 --iterations {iterations} --jobs 1".split()
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.locomotion_runs", *map(str, words)],
+        [sys.executable, "-m", "benchmarks.locomotion_runs", "--output", str(folder), *words],
         env=environment(1), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
