@@ -4,11 +4,10 @@
 
 Reads what `visuomotor train hinfinity` logged of each run (arXiv 2404.14405):
 
-- cost / |d|: what the robots that the disturber pushes lose of the task's reward in a second, a newton of its force;
-  the constraint asks for a mean of at most eta. What they lose without any push counts too: below some force the
-  constraint cannot be met.
-- slack: the mean of the constraint itself, eta |d| - rho (C + V(s') - V(s)), a second; it holds where this is not
-  negative.
+- cost / |d|: what the robots that the disturber pushes lose of the task's reward in a second beyond what those lose
+  that nobody pushes, a newton of its force; the constraint asks for at most eta.
+- slack: the mean of the constraint itself, eta |d| - (C + V(s') - V(s)), a second, less what the latter is of robots
+  that nobody pushes; it holds where this is not negative. Unlike the line before, it counts what falls cost.
 - lambda: the dual variable; it rises while the constraint is violated.
 - entropy of directions: 1 if the disturber pushes evenly from everywhere, 0 if always from the same side.
 
@@ -38,7 +37,7 @@ from policies.hinfinity.checkpoint import LocomotionCheckpoint
 
 CURVES = {
     "cost / |d|, 1/N": "cost_per_newton/disturber",
-    "slack, 1/s": "learning/slack",
+    "slack, 1/s": "constraint/slack",
     "lambda": "constraint/lambda",
     "force of the disturber, N": "force/disturber",
     "entropy of directions": "direction_entropy/disturber",

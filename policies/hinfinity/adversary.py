@@ -33,9 +33,13 @@ class Adversary:
     ) -> None:
         """`lost`: what a fall costs the task from then on; `mirror`: half is learned from as it shows it."""
         self.config, self.disturber, self.generator = config, disturber, generator
-        self.fallen = torch.tensor([[config.disturber_fall * lost]], device=disturber.policy.log_std.device)
+        worst = config.disturber_fall * lost
+        self.unit = worst if worst > 0 else 1.0  # so that what it values is of the order of 1
+        self.fallen = torch.tensor([[worst / self.unit]], device=disturber.policy.log_std.device)
         self.mirror = mirror
-        self.optimizer = GuardedAdam(disturber.parameters(), config.gradient_clip, guard)
+        # Apart: the gradient of what forces are worth is the larger one, and would leave no norm to that of choosing.
+        self.choosing = GuardedAdam(disturber.policy.parameters(), config.gradient_clip, guard)
+        self.judging = GuardedAdam(disturber.value.parameters(), config.gradient_clip, guard)
 
     def learn(self, rollout: Rollout, who: Tensor, period_s: float, autocast: torch.autocast) -> dict[str, float]:
         """All updates from one rollout; figures to log. Raises TrainingDiverged."""
@@ -47,8 +51,9 @@ class Adversary:
             with autocast:
                 value, next_value = rollout.values(disturber.worth, self.fallen)
             value, next_value = value.squeeze(-1), next_value.squeeze(-1)
-            gain = rollout.cost - config.disturber_price * rollout.force.norm(dim=-1) * period_s
-            advantage = generalized_advantage(gain, value, next_value, rollout.done, config.gamma, config.lam)
+            gain = (rollout.cost - config.disturber_price * rollout.force.norm(dim=-1) * period_s) / self.unit
+            lam = config.disturber_lam
+            advantage = generalized_advantage(gain, value, next_value, rollout.done, config.gamma, lam)
             chosen = advantage[decided]
             chosen = (chosen - chosen.mean()) / (chosen.std() + 1e-8)
             seen, raw = rollout.privileged[:-1][decided], rollout.raw_force[decided]
@@ -58,8 +63,8 @@ class Adversary:
         target = (value + advantage)[:, rows].flatten()
         for _ in range(config.epochs):
             samples = shuffled(len(all_seen), self.generator, target.device).chunk(config.minibatches)
-            decisions = shuffled(len(seen), self.generator, target.device).chunk(config.minibatches)
-            for sample, decision in zip(samples, decisions, strict=False):  # there may be fewer decisions
+            for sample in samples:
+                decision = shuffled(len(seen), self.generator, target.device)  # all: they are few
                 watched, looked, drew = all_seen[sample], seen[decision], raw[decision]
                 if self.mirror:
                     watched = self.mirror.seen(watched, len(watched) // 2)
@@ -70,9 +75,10 @@ class Adversary:
                 ratio = torch.exp(log_probability(drew, mean, log_std) - before[decision])
                 surrogate = clipped_surrogate(ratio, chosen[decision], config.clip_ratio).mean()
                 value_loss = ((worth - target[sample]) ** 2).mean()
-                loss = config.value_weight * value_loss - surrogate - config.disturber_entropy * entropy(log_std)
-                loss = loss + config.disturber_balance * mean.mean(dim=0).square().sum()
-                self.optimizer.step(loss, config.disturber_learning_rate, "the disturber")
+                loss = config.disturber_balance * mean.mean(dim=0).square().sum() - surrogate
+                loss = loss - config.disturber_entropy * entropy(log_std)
+                self.choosing.step(loss, config.disturber_learning_rate, "the disturber")
+                self.judging.step(value_loss, config.disturber_learning_rate, "the disturber's values")
                 disturber.policy.keep_std()
                 tally.add(surrogate=float(surrogate.detach()), value_loss=float(value_loss.detach()))
         std = float(disturber.policy.log_std.detach().exp().mean())

@@ -35,7 +35,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             pushes a step costs more than it earns, and a cheap fall would be a prize.
         mirror: half of all samples, drawn anew for each update, are learned from as a mirror would show them, left and
             right exchanged (arXiv 2403.04359): what is learned on one side is learned on the other.
-        eta: the constraint: cost (lost task reward a second) that a newton may cause, 1/N.
+        eta: the constraint: what a newton may cause in cost (lost task reward a second), beyond what robots pay that
+            nobody pushes, 1/N.
         lambda_start: the dual variable at first;
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
@@ -51,6 +52,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
             back would be what is learned, and a disturber, which sees where a robot goes, would give it no time to
             recover.
+        settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
+            does not walk yet.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
             show all of them and cannot make the policy forget them;
         share_none: of those without forces, whoever pushes the others.
@@ -58,6 +61,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         disturber_entropy: weight of the entropy of the disturber's forces.
         disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed;
             its largest deviation is that of chance, 1.
+        disturber_lam: as `lam`, for the disturber: a force and what comes of it last longer than lam reaches.
         disturber_fall: what a fall is worth to the disturber, in what it costs the task: it is to bring robots down,
             and not to hold them up, which costs the task too.
         disturber_price: lost task reward a second that a newton must cause to be worth it to the disturber, 1/N. Not
@@ -78,7 +82,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     actor_widths: tuple[int, ...] = (256, 128, 64)
     critic_widths: tuple[int, ...] = (256, 128, 64)
     disturber_widths: tuple[int, ...] = (128, 64)
-    estimator_widths: tuple[int, ...] = (128, 64)
+    estimator_widths: tuple[int, ...] = (256, 128)
     initial_std: float = 1.0
     rollout_steps: int = 24
     epochs: int = 4
@@ -95,19 +99,20 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     fall: float = -0.6
     fall_pushed: float = -2.5
     mirror: bool = True
-    eta: float = 0.02
+    eta: float = 0.01
     lambda_start: float = 0.5
     lambda_rate: float = 0.01
-    lambda_max: float = 5.0
+    lambda_max: float = 1.0
     warmup: int = 150
     force_start_n: float = 20.0
     force_max_n: float = 250.0
     force_ramp: int = 250
     bearable_falls: float = 4.0
-    bearable_falls_aimed: float = 4.0
+    bearable_falls_aimed: float = 8.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
+    settle: tuple[int, int] = (25, 75)
     share_random: float = 0.45
     share_none: float = 0.25
     estimator_learning_rate: float = 1e-3
@@ -115,6 +120,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     disturber_entropy: float = 0.01
     disturber_mean: float = 2.5
     disturber_std: float = 0.5
+    disturber_lam: float = 0.99
     disturber_fall: float = 5.0
     disturber_price: float = 0.005
     disturber_balance: float = 1.0
@@ -160,13 +166,16 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             smallest <= self.disturber_std <= 1,
             f"disturber_std must be within [{smallest:g}, 1], not {self.disturber_std}: it begins with 1",
         )
-        require(0 < self.gamma < 1 and 0 <= self.lam <= 1, "gamma must be within (0, 1), lam within [0, 1]")
+        require(0 < self.gamma < 1, f"gamma must be within (0, 1), not {self.gamma}")
+        for name, value in {"lam": self.lam, "disturber_lam": self.disturber_lam}.items():
+            require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
         require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
-        require(0 <= self.rest[0] <= self.rest[1], f"rest {self.rest} must be two numbers of steps from 0 up, in order")
+        for name, (least, most) in {"rest": self.rest, "settle": self.settle}.items():
+            require(0 <= least <= most, f"{name} {(least, most)} must be two numbers of steps from 0 up, in order")
         shares = (self.share_random, self.share_none)
         require(min(shares) >= 0 and sum(shares) < 1, "share_random and share_none must leave some to the disturber")
         require(self.seed >= 0, "seed cannot be negative")

@@ -31,22 +31,24 @@ class Tally:
 
 
 def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, float]:
-    """What the forces were and what they cost a second, by who pushed.
+    """What the forces were, what they cost a second, and how often robots fell, by who pushed.
 
-    `cost_per_newton` is what the constraint bounds by eta: all that the pushed robots lost, per newton.
+    `cost_per_newton`: what robots lose more than those that nobody pushes, where there are some, per newton; with what
+    falls cost besides, the constraint bounds it by eta.
     `direction_entropy` is of the forces that acted: with 0.3 of their vertical part, chance itself has 0.91.
     """
-    figures = {}
+    figures: dict[str, float] = {}
     for name, number in {"nobody": NOBODY, "chance": CHANCE, "disturber": DISTURBER}.items():
         rows = who == number
         if not rows.any():
             continue
         cost = float(rollout.cost[:, rows].mean()) / period_s
         figures[f"cost/{name}"] = cost
+        figures[f"falls_per_minute/{name}"] = float(rollout.fell[:, rows].float().mean()) * 60 / period_s
         force = rollout.force[:, rows].flatten(0, 1)
         if force.any():
             size = float(force.norm(dim=-1).mean())
             figures[f"force/{name}"] = size
             figures[f"direction_entropy/{name}"] = direction_entropy(force)
-            figures[f"cost_per_newton/{name}"] = cost / size
+            figures[f"cost_per_newton/{name}"] = (cost - figures.get("cost/nobody", 0.0)) / size
     return figures

@@ -13,6 +13,9 @@ from policies.hinfinity.networks import Disturber, squash
 NOBODY, CHANCE, DISTURBER = 0, 1, 2
 """Who pushes an environment's robot."""
 
+SEEN = 4
+"""Numbers that `Forces.seen` adds."""
+
 
 class ForceLimits:
     """How large the force on each robot may be. It is as they bear it: see `HInfinityConfig.force_max_n`.
@@ -113,11 +116,25 @@ class Forces:
             self.force[rows] = self._acting(self.raw[rows], limit[rows])
         return decided
 
-    def end(self, done: Tensor) -> None:
-        """Episodes ended where `done` [N]: their next ones begin with new forces."""
+    def end(self, done: Tensor, generator: torch.Generator) -> None:
+        """Episodes ended where `done` [N]: in their next ones robots first come to walk."""
         self.remaining[done] = 0
-        self.pause[done] = 0
+        self.pause = torch.where(done, self._draw(self.config.settle, generator), self.pause)
         self.force[done] = 0.0
+
+    def seen(self, privileged: Tensor, limit: Tensor | None) -> Tensor:
+        """What critic and disturber see, [N, P + SEEN]: what comes depends on who is pushed, how hard and how long.
+
+        Args:
+            privileged: of the environment, [N, P].
+            limit: no force is larger, N, [N]; None: nobody is pushed now.
+        """
+        pushed = (self.who != NOBODY) & (limit is not None)
+        most = torch.zeros(self.count) if limit is None else limit / self.config.force_max_n
+        held = self.remaining / self.config.hold[1]
+        rests = self.pause / max(1, self.config.rest[1])
+        mine = torch.stack((torch.ones(self.count), most, held, rests), dim=1) * pushed[:, None]
+        return torch.cat((privileged, mine), dim=1)
 
     def _acting(self, raw: Tensor, limit: Tensor) -> Tensor:
         """The forces that act, of what was drawn, N, [K, 3]."""

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Reflection
 from policies.hinfinity.figures import Tally, force_figures
-from policies.hinfinity.forces import DISTURBER
+from policies.hinfinity.forces import DISTURBER, NOBODY
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Networks, entropy, kl_divergence, log_probability
@@ -27,6 +28,7 @@ from policies.hinfinity.objectives import (
 from policies.hinfinity.rollout import Rollout, Samples, shuffled
 
 LEARNING_RATES = (1e-5, 1e-2)
+SURPRISE = 0.5  # error of the estimated velocity beyond which it counts linearly, in what the critic sees
 
 
 def autocast(config: HInfinityConfig, device: torch.device) -> torch.autocast:
@@ -82,7 +84,8 @@ class Learner:
     @property
     def optimizers(self) -> list[torch.optim.Adam]:
         """All that change the networks."""
-        return [self.optimizer.adam, self.estimator.adam] + ([self.adversary.optimizer.adam] if self.adversary else [])
+        disturbing = [self.adversary.choosing, self.adversary.judging] if self.adversary else []
+        return [optimizer.adam for optimizer in (self.optimizer, self.estimator, *disturbing)]
 
     def learn(
         self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor, entropy_weight: float
@@ -106,14 +109,13 @@ class Learner:
         if not rollout.finite():
             self.guard.count(False, "what was collected")
             return {"learning/skipped": self.guard.skipped}
-        samples = self._samples(rollout, who, constrained, fall)
+        samples, slack = self._samples(rollout, who, constrained, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
-        estimated = Tally()
-        for epoch in range(self.config.epochs):
+        for _ in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
             for rows in shuffled(len(samples), self.generator, self.device).split(size):
-                self._update(samples.take(rows), entropy_weight, tally, estimated if epoch == 0 else None)
-        means = tally.means() | estimated.means()
+                self._update(samples.take(rows), entropy_weight, tally)
+        means = tally.means()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
         # from the old policy, so that there the rate rises to several times what the last ones bear.
         kl = means.get("kl", math.inf)
@@ -122,7 +124,8 @@ class Learner:
         if self.adversary is not None:
             if constrained:
                 figures |= self.adversary.learn(rollout, who, self.period_s, self._autocast())
-                self.dual.update(figures.get("learning/slack", 0.0))
+                self.dual.update(slack)
+                figures["constraint/slack"] = slack
             figures |= {"constraint/lambda": self.dual.value, "constraint/eta": self.config.eta}
         figures |= {
             "learning/std": float(self.networks.actor.log_std.detach().exp().mean()),
@@ -136,8 +139,8 @@ class Learner:
         return autocast(self.config, self.device)
 
     @torch.no_grad()
-    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor) -> Samples:
-        """A rollout with its values, targets and advantages."""
+    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor) -> tuple[Samples, float]:
+        """A rollout with its values, targets and advantages; and the constraint's slack, a second."""
         config = self.config
         fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
         with self._autocast():
@@ -145,10 +148,15 @@ class Learner:
         paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
         done = rollout.done[..., None]
         advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
-        earned = advantage[..., 0]
+        earned, lost = advantage[..., 0], advantage[..., 1]
         scale = earned.std() + 1e-8
         log_std = self.networks.actor.log_std.clone()
-        disturbed = (who == DISTURBER) & constrained
+        disturbed, slack = (who == DISTURBER) & constrained, 0.0
+        if disturbed.any():
+            lost = lost - lost[:, disturbed].mean()
+            intensity = rollout.force.norm(dim=-1) * self.period_s
+            costs = rollout.cost, value[..., 1], next_value[..., 1]
+            slack = dissipation(intensity, *costs, disturbed, who == NOBODY, config.eta) / self.period_s
         parts = {
             "observation": rollout.observation,
             "privileged": rollout.privileged[:-1],
@@ -159,20 +167,15 @@ class Learner:
             "value": value,
             "target": value + advantage,
             "advantage": (earned - earned.mean()) / scale,
-            "next_cost_value": next_value[..., 1],
-            "cost": rollout.cost,
+            "cost_advantage": lost / scale,
             "velocity": rollout.privileged[:-1, :, self.velocity],
-            "intensity": rollout.force.norm(dim=-1) * self.period_s,
             "disturbed": disturbed.expand(rollout.steps, -1),
         }
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
-        return Samples(log_std=log_std, scale=scale, **flat)
+        return Samples(log_std=log_std, scale=scale, **flat), slack
 
-    def _update(self, samples: Samples, entropy_weight: float, tally: Tally, estimated: Tally | None) -> None:
-        """One minibatch for actor and critic; where it is `estimated`, for the estimator too.
-
-        Once a rollout is enough for the estimator: what it learns does not move, unlike what the others learn.
-        """
+    def _update(self, samples: Samples, entropy_weight: float, tally: Tally) -> None:
+        """One minibatch for actor, critic and estimator."""
         config, networks = self.config, self.networks
         mirrored = len(samples) // 2 if self.mirror else 0
         if self.mirror:
@@ -190,27 +193,24 @@ class Learner:
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
             networks.actor.keep_std()
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
-        if estimated is not None:
-            with self._autocast():
-                missed = networks.actor.velocity(samples.observation) - samples.velocity
-            estimator_loss = missed.square().mean()
-            if self.estimator.step(estimator_loss, self.config.estimator_learning_rate, "the estimator"):
-                estimated.add(estimator_loss=float(estimator_loss.detach()))
+        with self._autocast():
+            estimate = networks.actor.velocity(samples.observation)
+        # Of those that fall, whose velocity nobody can tell, the error counts as it is and not squared.
+        estimator_loss = huber_loss(estimate, samples.velocity, delta=SURPRISE)
+        if self.estimator.step(estimator_loss, config.estimator_learning_rate, "the estimator"):
+            missed = (estimate.detach() - samples.velocity).square().mean()
+            tally.add(estimator_loss=float(missed))
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """What the actor maximises: PPO's surrogate + lambda L; and figures of it.
 
-        L is divided by the scale of the advantages, as the surrogate is: so lambda weighs lost task reward against
-        reward, whatever their sizes.
+        The gradient of L is that of what the disturber's forces cost: PPO's surrogate of the cost's advantage, which
+        sees beyond the step, and not of the single step's C + V(s') - V(s). It is divided by the scale of the reward's
+        advantages, as the surrogate is: so lambda weighs lost task reward against reward, whatever their sizes.
         """
         surrogate = clipped_surrogate(ratio, samples.advantage, self.config.clip_ratio).mean()
         figures = {"surrogate": float(surrogate.detach())}
         if not samples.disturbed.any():
             return surrogate, figures
-        each = dissipation(
-            ratio, samples.intensity, samples.cost, samples.value[:, 1], samples.next_cost_value,
-            self.config.eta, self.config.clip_ratio,
-        )  # fmt: skip
-        slack = (each * samples.disturbed).sum() / samples.disturbed.sum()
-        figures["slack"] = float(slack.detach()) / self.period_s
-        return surrogate + self.dual.value * slack / samples.scale, figures
+        saved = clipped_surrogate(ratio, -samples.cost_advantage, self.config.clip_ratio)
+        return surrogate + self.dual.value * (saved * samples.disturbed).mean(), figures

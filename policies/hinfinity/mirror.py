@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from policies.hinfinity.environment import Reflection
+from policies.hinfinity.forces import SEEN
 from policies.hinfinity.rollout import Samples
 
 ACROSS = np.arange(3), np.array((1, -1, 1), dtype=np.float32)  # of x forward, y left, z up
@@ -29,7 +30,9 @@ class Mirror:
 
     def __init__(self, environment: Mapping[str, Reflection], device: torch.device) -> None:
         self._observation = _on(device, environment["observation"])
-        self._privileged = _on(device, environment["privileged"])
+        order, sign = environment["privileged"]
+        own = np.arange(len(order), len(order) + SEEN), np.ones(SEEN, dtype=np.float32)  # the same on either side
+        self._privileged = _on(device, (np.concatenate((order, own[0])), np.concatenate((sign, own[1]))))
         self._action = _on(device, environment["action"])
         self._across = _on(device, ACROSS)
 

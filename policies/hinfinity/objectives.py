@@ -45,24 +45,22 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: f
 
 
 def dissipation(
-    ratio: Tensor, intensity: Tensor, cost: Tensor, value: Tensor, next_value: Tensor, eta: float, clip_ratio: float
-) -> Tensor:
-    """The constraint L of each sample: eta |d| - rho (C + V_cost(s') - V_cost(s)); its mean must not be negative.
+    intensity: Tensor, cost: Tensor, value: Tensor, next_value: Tensor, disturbed: Tensor, spared: Tensor, eta: float
+) -> float:
+    """The constraint L, a step: eta |d| - (C + V_cost(s') - V_cost(s)), in the mean; it must not be negative.
 
-    rho = pi / pi_old carries the gradient to the actor: what costs much, or leads where it will, becomes rarer. As in
-    PPO, rho counts as clipped where that makes L smaller, so that a step cannot gain by leaving the clip's range.
+    What robots pay that nobody pushes is no gain from force to cost: it is taken off, where there are some.
 
     Args:
-        ratio: rho.
-        intensity: |d|, in the units of cost / eta.
-        cost: C of the step.
-        value, next_value: V_cost before and after it.
+        intensity: |d|, in the units of cost / eta, [T, N].
+        cost: C of the steps, [T, N].
+        value, next_value: V_cost before and after them, [T, N].
+        disturbed, spared: who is pushed by the disturber, and who by nobody, bool, [N].
         eta: bound of cost / intensity.
-        clip_ratio: of rho.
     """
-    supplied = cost + next_value - value
-    clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
-    return eta * intensity - torch.maximum(ratio * supplied, clipped * supplied)
+    supplied = (cost + next_value - value).mean(dim=0)
+    floor = float(supplied[spared].mean()) if spared.any() else 0.0
+    return eta * float(intensity[:, disturbed].mean()) - (float(supplied[disturbed].mean()) - floor)
 
 
 @dataclass

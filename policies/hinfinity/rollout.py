@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ class Rollout:
 
     Attributes:
         observation: of the actor, [T, N, O], in the precision it is learned in.
-        privileged: of critic and disturber, with that after the last step, [T + 1, N, P].
+        privileged: of critic and disturber, with that after the last step, [T + 1, N, P]; the environment's first.
         estimate: of the trunk's velocity, which the actor acted by, [T, N, 3].
         action, mean: drawn, and the mean it was drawn about, [T, N, A].
         reward, cost: [T, N].
@@ -60,7 +61,9 @@ class Rollout:
         self.timed_out[step] = torch.from_numpy(transition.timed_out)
         rows = self.timed_out[step].nonzero().squeeze(1)
         if len(rows):
-            self._final.append((step, rows, torch.from_numpy(transition.final_privileged)[rows]))
+            final = self.privileged[step, rows]  # what the environment does not know stays as it was
+            final[:, : transition.final_privileged.shape[1]] = torch.from_numpy(transition.final_privileged)[rows]
+            self._final.append((step, rows, final))
 
     def to(self, device: torch.device) -> Rollout:
         """A copy on a device, or itself where it is there already."""
@@ -108,10 +111,8 @@ class Samples:
         target: what the values should be, [S, 2].
         advantage: of the rewards, about its mean, in its standard deviations, [S];
         scale: these deviations, [].
-        next_cost_value: [S].
-        cost: [S].
+        cost_advantage: of the cost, about its mean over who is `disturbed`, in the same deviations, [S].
         velocity: of the trunk, as the critic sees it, [S, 3].
-        intensity: size of the force times the step's length, N s, [S].
         disturbed: the disturber's force was on, bool, [S].
     """
 
@@ -126,16 +127,14 @@ class Samples:
     target: Tensor
     advantage: Tensor
     scale: Tensor
-    next_cost_value: Tensor
-    cost: Tensor
+    cost_advantage: Tensor
     velocity: Tensor
-    intensity: Tensor
     disturbed: Tensor
-    _whole: tuple[str, ...] = field(default=("log_std", "scale", "_whole"), repr=False)
+    _WHOLE: ClassVar = ("log_std", "scale")
 
     def __len__(self) -> int:
         return len(self.action)
 
     def take(self, rows: Tensor) -> Samples:
         """Some of them, [K]."""
-        return Samples(**{n: v if n in self._whole else v.index_select(0, rows) for n, v in vars(self).items()})
+        return Samples(**{n: v if n in self._WHOLE else v.index_select(0, rows) for n, v in vars(self).items()})

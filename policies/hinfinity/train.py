@@ -29,7 +29,7 @@ from policies.hinfinity.checkpoint import (
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import NOBODY, ForceLimits, Forces
+from policies.hinfinity.forces import NOBODY, SEEN, ForceLimits, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
@@ -94,7 +94,7 @@ class Trainer:
             config=config,
             locomotion=environment.contract,
             robot=robot,
-            privileged_size=environment.privileged.shape[1],
+            privileged_size=environment.privileged.shape[1] + SEEN,
             environment=dict(environment.description),
             start_from=None if start_from is None else str(start_from),
         )
@@ -192,14 +192,15 @@ class Trainer:
         rollout, environment, tally = self.rollout, self.environment, Tally()
         actor = self.networks.actor
         std = actor.log_std.exp()
+        limit = self.limits.newtons() if pushed else None
         rollout.begin()
         if not pushed:
             rollout.force.zero_()
             rollout.decided.zero_()
         for step in range(rollout.steps):
             rollout.observation[step] = torch.from_numpy(environment.observation)
-            rollout.privileged[step] = torch.from_numpy(environment.privileged)
-            force = self._push(step) if pushed else None
+            rollout.privileged[step] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
+            force = None if limit is None else self._push(step, limit)
             with autocast(self.config, self._cpu):
                 rollout.estimate[step] = actor.velocity(rollout.observation[step])
                 mean = actor(rollout.observation[step], rollout.estimate[step])
@@ -207,22 +208,15 @@ class Trainer:
             rollout.mean[step], rollout.action[step] = mean, mean + std * noise
             transition = environment.step(rollout.action[step].numpy(), force)
             rollout.put(step, transition)
-            self.forces.end(rollout.fell[step] | rollout.timed_out[step])
+            self.forces.end(rollout.fell[step] | rollout.timed_out[step], self.generator)
             tally.add(**transition.figures, **self._errors(transition))
-        rollout.privileged[-1] = torch.from_numpy(environment.privileged)
-        minutes = rollout.steps * environment.period_s / 60
-        falls, rows = rollout.fell.sum(dim=0) / minutes, self.forces.who != NOBODY
-        ended = int(rollout.done.sum())
-        figures = {"task/falls_per_minute_pushed": float(falls[rows].mean())} if rows.any() else {}
-        return (
-            tally.means()
-            | figures
-            | {
-                "task/falls_per_minute": float(falls.mean()),
-                "task/fall_share": float(rollout.fell.sum()) / ended if ended else math.nan,
-                "task/reward": float(rollout.reward.mean()) / environment.period_s,
-            }
-        )
+        rollout.privileged[-1] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
+        falls, ended = int(rollout.fell.sum()), int(rollout.done.sum())
+        return tally.means() | {
+            "task/falls_per_minute": falls / (rollout.fell.numel() * environment.period_s / 60),
+            "task/fall_share": falls / ended if ended else math.nan,
+            "task/reward": float(rollout.reward.mean()) / environment.period_s,
+        }
 
     def save(self) -> None:
         """Write the checkpoint and the state."""
@@ -233,9 +227,9 @@ class Trainer:
         if self.learner.networks is not self.networks:
             self.networks.load_state_dict(self.learner.networks.state_dict())
 
-    def _push(self, step: int) -> np.ndarray:
-        """The forces of a step, kept in the rollout."""
-        rollout, limit, disturber = self.rollout, self.limits.newtons(), self.networks.disturber
+    def _push(self, step: int, limit: Tensor) -> np.ndarray:
+        """The forces of a step, each within its `limit` [N], kept in the rollout."""
+        rollout, disturber = self.rollout, self.networks.disturber
         rollout.decided[step] = self.forces.choose(rollout.privileged[step], limit, disturber, self.generator)
         rollout.force[step], rollout.raw_force[step] = self.forces.force, self.forces.raw
         return self.forces.force.numpy().astype(np.float64)

@@ -78,7 +78,7 @@ class Commands:
 
 
 class TerrainLevels:
-    """Each robot keeps its kind of ground; the level rises when it leaves its tile, and falls when it lags behind.
+    """Each robot keeps its kind of ground; the level rises when it leaves its tile as told, and falls when it lags.
 
     Attributes:
         kind: index into the terrain's kinds, [N].
@@ -86,6 +86,7 @@ class TerrainLevels:
     """
 
     FIRST_LEVELS = 3  # robots start within these
+    MASTERED = 0.7  # share of what was asked that must be walked for the next level
 
     def __init__(self, count: int, terrain: Terrain, rng: np.random.Generator) -> None:
         self.terrain = terrain
@@ -102,7 +103,7 @@ class TerrainLevels:
             walked: in the direction of the command, m, [K].
             asked: that the command would have led them, m, [K].
         """
-        up = distance > self.terrain.tile / 2
+        up = (distance > self.terrain.tile / 2) & (walked > self.MASTERED * asked)  # and was not pushed out of it
         down = ~up & (walked < asked / 2)
         level = self.level[rows] + up - down
         mastered = level >= self.terrain.levels

@@ -13,7 +13,16 @@ import torch
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.attack import attack_config
 from policies.hinfinity.config import STD, HInfinityConfig
-from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, ForceLimits, Forces, direction_entropy, directions
+from policies.hinfinity.forces import (
+    CHANCE,
+    DISTURBER,
+    NOBODY,
+    SEEN,
+    ForceLimits,
+    Forces,
+    direction_entropy,
+    directions,
+)
 from policies.hinfinity.guarded import Guard
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.mirror import Mirror
@@ -108,10 +117,17 @@ def test_normal_distributions_agree_with_torch():
 
 
 def test_the_constraint_is_its_formula():
-    ratio, force, cost = torch.tensor([1.0, 1.1, 0.5]), torch.tensor([2.0, 0.0, 1.0]), torch.tensor([0.3, 0.4, 0.5])
-    value, after = torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.5, 0.9, 1.0])
-    found = dissipation(ratio, force, cost, value, after, eta=0.1, clip_ratio=0.2)
-    np.testing.assert_allclose(found, [0.2 - 0.8, 0.0 - 1.1 * 0.3, 0.1 - 0.8 * 0.5], rtol=1e-5)  # the last is clipped
+    """Of two steps of four robots: pushed by the disturber, by it, by chance, by nobody."""
+    force = torch.tensor([[2.0, 0.0, 9.0, 0.0], [1.0, 3.0, 9.0, 0.0]])
+    cost = torch.tensor([[0.3, 0.4, 9.0, 0.1], [0.5, 0.2, 9.0, 0.3]])
+    value, after = torch.ones(2, 4), torch.tensor([[1.5, 0.9, 9.0, 1.0], [1.0, 1.0, 9.0, 1.2]])
+    who = torch.tensor([DISTURBER, DISTURBER, CHANCE, NOBODY])
+    pushed, spared = who == DISTURBER, who == NOBODY
+    supplied = (0.8 + 0.3 + 0.5 + 0.2) / 4
+    found = dissipation(force, cost, value, after, pushed, spared, eta=0.2)
+    assert found == pytest.approx(0.2 * 6 / 4 - supplied + (0.1 + 0.5) / 2)
+    alone = dissipation(force, cost, value, after, pushed, torch.zeros(4, dtype=torch.bool), eta=0.2)
+    assert alone == pytest.approx(0.2 * 6 / 4 - supplied)
 
 
 def make_samples(networks: Networks, count: int = 64) -> Samples:
@@ -126,8 +142,7 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
         observation=seen, privileged=seen, estimate=torch.zeros(count, 3), action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
         target=torch.zeros(count, 2), advantage=torch.zeros(count), scale=torch.tensor(1.0),
-        next_cost_value=torch.zeros(count), cost=numbers, velocity=seen[:, :3], intensity=numbers,
-        disturbed=numbers > 0.3,
+        cost_advantage=numbers - 0.5, velocity=seen[:, :3], disturbed=numbers > 0.3,
     )  # fmt: skip
 
 
@@ -169,7 +184,10 @@ def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
     """Left and right are exchanged in the first half, everywhere; the worth of it and the second half stay."""
     learner = make_learner()
     torch.manual_seed(1)
-    samples = replace(make_samples(learner.networks, 6), estimate=torch.randn(6, 3))
+    samples = make_samples(learner.networks, 6)
+    pushes = torch.rand(6, SEEN)  # hard and long as they are, on either side
+    seen = torch.cat((samples.privileged, pushes), dim=1)
+    samples = replace(samples, estimate=torch.randn(6, 3), privileged=seen)
     across = np.array([0, 2, 1, 3, 4]), np.array([1, 1, 1, -1, 1], dtype=np.float32)
     sides = {
         "observation": across,
@@ -179,7 +197,9 @@ def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
     shown = Mirror(sides, torch.device("cpu")).samples(samples, 3)
     for name in ("observation", "privileged"):
         was, now = getattr(samples, name), getattr(shown, name)
-        assert torch.equal(now[:3], torch.stack((was[:3, 0], was[:3, 2], was[:3, 1], -was[:3, 3], was[:3, 4]), dim=1))
+        expected = torch.stack((was[:3, 0], was[:3, 2], was[:3, 1], -was[:3, 3], was[:3, 4]), dim=1)
+        assert torch.equal(now[:3, :5], expected)
+    assert torch.equal(shown.privileged[:, 5:], pushes)
     for name in ("action", "mean"):
         was, now = getattr(samples, name), getattr(shown, name)
         assert torch.equal(now[:3], torch.stack((-was[:3, 1], was[:3, 0]), dim=1))
@@ -193,11 +213,11 @@ def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
 
 
 def test_the_constraint_makes_costly_actions_rarer():
-    """Actions to the right cost, actions to the left do not: the mean moves to the left, and L rises."""
+    """Actions to the right cost, actions to the left save: the mean moves to the left, and the objective rises."""
     learner = make_learner()
     samples = make_samples(learner.networks, 512)
     costly = samples.action[:, 0] > samples.mean[:, 0]
-    samples = replace(samples, cost=costly.float())
+    samples = replace(samples, cost_advantage=torch.where(costly, 0.5, -0.5))
     optimizer = torch.optim.Adam(learner.networks.actor.parameters(), 1e-3)
     before = objective(learner, samples).item()
     for _ in range(20):
@@ -276,10 +296,26 @@ def test_pushes_are_mostly_horizontal():
 def test_the_constraint_counts_the_force_that_acted():
     learner = make_learner()
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
-    rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
+    who, fall = torch.full((3,), DISTURBER), torch.full((3,), -1.0)
     rollout.raw_force[0, 1] = 100.0
-    samples = learner._samples(rollout, torch.full((3,), DISTURBER), True, torch.full((3,), -1.0))
-    assert samples.intensity.tolist() == pytest.approx([0, 5 * learner.period_s, 0, 0, 0, 0])
+    without = learner._samples(rollout, who, True, fall)[1]
+    rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
+    pushed = learner._samples(rollout, who, True, fall)[1]
+    assert pushed - without == pytest.approx(SMALL.eta * 5 / 6)
+    assert learner._samples(rollout, who, False, fall)[1] == 0  # in the warm-up there is no constraint
+
+
+def test_the_constraint_is_about_what_the_disturber_causes():
+    """What all its robots pay, and what others pay, says nothing of how to act under its forces."""
+    learner = make_learner()
+    rollout = Rollout(4, 3, (5, 5, 2), torch.float32)
+    rollout.cost[:] = torch.tensor([0.1, 0.3, 5.0])
+    who = torch.tensor([DISTURBER, DISTURBER, CHANCE])
+    samples, _ = learner._samples(rollout, who, True, torch.full((3,), -1.0))
+    assert samples.disturbed.tolist() == [True, True, False] * 4
+    assert float(samples.cost_advantage[samples.disturbed].mean()) == pytest.approx(0, abs=1e-5)
+    first, second = samples.cost_advantage.reshape(4, 3)[:, :2].T
+    assert (first < second).all()
 
 
 def test_a_fall_is_worth_what_the_learner_is_told():
@@ -287,7 +323,7 @@ def test_a_fall_is_worth_what_the_learner_is_told():
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
     rollout.fell[1, 1:] = True
     fall = torch.tensor([9.0, -0.5, -2.0])  # to each robot; the first stands
-    stands, cheap, dear = learner._samples(rollout, torch.zeros(3), False, fall).target[-3:]
+    stands, cheap, dear = learner._samples(rollout, torch.zeros(3), False, fall)[0].target[-3:]
     assert stands.abs().max() < 1
     assert cheap.tolist() == pytest.approx([-0.5 * SMALL.gamma, 0.03 / (1 - SMALL.gamma) * SMALL.gamma])
     assert dear.tolist() == pytest.approx([-2.0 * SMALL.gamma, cheap[1].item()])
@@ -337,9 +373,38 @@ def test_forces_are_held(disturber, pushes):
         assert set(lengths.tolist()) <= {3, 4, 5}
         if forces.who[i] == DISTURBER:
             assert changes == [t for t in range(1, 60) if decisions[t][i]]
-    forces.end(torch.arange(count) == 0)
-    assert not forces.force[0].any()
-    assert forces.remaining[0] == 0
+
+
+def test_robots_come_to_walk_before_they_are_pushed():
+    """Where an episode ended its force does too, and the next one begins no earlier than a robot has settled."""
+    config = HInfinityConfig(disturber="random", hold=(30, 30), rest=(0, 0), settle=(3, 6), share_none=0.0)
+    forces, generator = Forces(config, 200), torch.Generator().manual_seed(0)
+    limit, seen = torch.full((200,), 50.0), torch.zeros(200, 4)
+    forces.choose(seen, limit, None, generator)
+    over = torch.arange(200) < 100
+    forces.end(over, generator)
+    trace = []
+    for _ in range(10):
+        forces.choose(seen, limit, None, generator)
+        trace.append(forces.force.norm(dim=1) > 0)
+    pushed = torch.stack(trace)
+    assert pushed[:, 100:].all()
+    first = pushed[:, :100].float().argmax(dim=0)
+    assert set(first.tolist()) == {3, 4, 5, 6}
+
+
+def test_critic_and_disturber_see_who_is_pushed_how_hard_and_how_long():
+    config = HInfinityConfig(disturber="random", hold=(10, 10), rest=(20, 20), share_none=0.5, force_max_n=200)
+    forces, generator = Forces(config, 4), torch.Generator().manual_seed(0)
+    limit, environments = torch.tensor([20.0, 50.0, 100.0, 200.0]), torch.arange(8.0).reshape(4, 2)
+    forces.choose(environments, limit, None, generator)
+    seen = forces.seen(environments, limit)
+    assert torch.equal(seen[:, :2], environments)
+    pushed = forces.who == CHANCE
+    assert pushed.sum() == 2
+    expected = torch.stack((torch.ones(4), limit / 200, torch.full((4,), 0.9), torch.ones(4)), dim=1)
+    torch.testing.assert_close(seen[:, 2:], expected * pushed[:, None])
+    assert not forces.seen(environments, None)[:, 2:].any()  # nobody is pushed in the warm-up
 
 
 def test_forces_rest_between_each_other():

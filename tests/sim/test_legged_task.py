@@ -283,12 +283,12 @@ def test_commands_widen_when_they_are_met():
 def test_levels_rise_and_fall():
     terrain = terrain_grid(("flat", "rough"), 4)
     rng = np.random.default_rng(0)
-    levels = TerrainLevels(5, terrain, rng)
-    assert levels.kind.tolist() == [0, 1, 0, 1, 0]
-    levels.level[:] = (1, 1, 1, 0, 3)
-    distance, walked, asked = np.array([5.0, 1, 3, 0, 5]), np.array([9.0, 2, 7, 0, 9]), np.full(5, 10.0)
-    levels.finished(rng, np.arange(5), distance, walked, asked)
-    assert levels.level[:4].tolist() == [2, 0, 1, 0]
+    levels = TerrainLevels(6, terrain, rng)
+    assert levels.kind.tolist() == [0, 1, 0, 1, 0, 1]
+    levels.level[:] = (1, 1, 1, 0, 3, 1)
+    distance, walked = np.array([5.0, 1, 3, 0, 5, 5]), np.array([9.0, 2, 7, 0, 9, 6])
+    levels.finished(rng, np.arange(6), distance, walked, np.full(6, 10.0))
+    assert levels.level[[0, 1, 2, 3, 5]].tolist() == [2, 0, 1, 0, 1]  # the last was pushed out of its tile
     assert 0 <= levels.level[4] <= 3  # mastered: drawn anew
     np.testing.assert_allclose(levels.centres(np.array([0])), terrain.centre(0, 2)[None])
     corners = np.array([[15.5, 0.0], [14.5, 6.5], [0.0, -7.5]])
