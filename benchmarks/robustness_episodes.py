@@ -20,7 +20,7 @@ from policies.tensors import load_strictly, read_tensors, write_tensors
 
 STARTS, FORCES, TRAINING, DRAWS = range(4)  # what seeds are for: no two draw the same numbers
 PROTOCOL = 2  # raised when what is measured changes, so that no cell of before is taken for one of now
-ATTACK_PROTOCOL = 2  # the same for how disturbers are trained
+ATTACK_PROTOCOL = 3  # the same for how disturbers are trained
 DESCRIPTION = "attack"  # in the metadata of a kept disturber
 
 OnSteps = Callable[[int], object]
