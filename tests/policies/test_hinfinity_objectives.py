@@ -486,12 +486,15 @@ def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
         assert forces.force[:, 0].mean() > 50  # and yet where it wants to
 
 
-def learned_pushes(harm, **choices) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a disturber sees, and its mean raw forces after it learned to cause `harm(seen, force)`, 1/s."""
+def learned_pushes(harm, falls=None, lost=0.0, **choices) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a disturber sees, and its mean raw forces after it learned to cause `harm(seen, force)`, 1/s.
+
+    Where there are `falls(force)`, they cost the task `lost` from then on.
+    """
     torch.manual_seed(0)
     config = msgspec.structs.replace(SMALL, disturber_entropy=0.0, disturber_learning_rate=3e-3, **choices)
     disturber, steps, count = Disturber(5, config), 8, 64
-    adversary = Adversary(config, disturber, 0.0, torch.Generator().manual_seed(0), Guard())
+    adversary = Adversary(config, disturber, lost, torch.Generator().manual_seed(0), Guard())
     rollout, who = Rollout(steps, count, (5, 5, 2), torch.float32), torch.full((count,), DISTURBER)
     rollout.decided[:] = rollout.fell[:] = True  # each force for itself
     for _ in range(40):
@@ -501,6 +504,9 @@ def learned_pushes(harm, **choices) -> tuple[torch.Tensor, torch.Tensor]:
             rollout.raw_force[:] = mean + disturber.policy.log_std.exp() * torch.randn_like(mean)
         rollout.force[:] = squash(rollout.raw_force, 100.0)
         rollout.cost[:] = 0.02 * harm(rollout.privileged[:-1], rollout.force)
+        if falls is not None:
+            rollout.fell[:] = falls(rollout.force)
+            rollout.timed_out[:] = ~rollout.fell
         adversary.learn(rollout, who, 0.02, torch.autocast("cpu", torch.bfloat16, enabled=False))
     seen = torch.randn(500, 5)
     with torch.no_grad():
@@ -528,6 +534,19 @@ def test_a_disturber_pushes_where_a_newton_is_worth_its_price():
         sides.append(float((pushes[:, 1] * seen[:, 0].sign()).mean()))
     assert sides[0] > 1.0
     assert sides[1] < 0.4
+
+
+def test_a_disturber_brings_robots_down_where_a_fall_is_worth_more_to_it_than_to_the_task():
+    """To the left they fall, which costs .025 for good; to the right they stand and pay .02, and later as much again."""
+    sides = []
+    for worth in (1.0, 5.0):
+        _, pushes = learned_pushes(
+            lambda _, force: 0.01 * force[..., 1].clamp_max(0).abs(), lambda force: force[..., 1] > 0, lost=0.025,
+            gamma=0.5, disturber_fall=worth, disturber_balance=0.0, disturber_price=0.0,
+        )  # fmt: skip
+        sides.append(float(pushes[:, 1].mean()))
+    assert sides[0] < -1.0
+    assert sides[1] > 1.0
 
 
 def test_direction_entropy():
