@@ -537,7 +537,7 @@ def test_a_disturber_pushes_where_a_newton_is_worth_its_price():
 
 
 def test_a_disturber_brings_robots_down_where_a_fall_is_worth_more_to_it_than_to_the_task():
-    """To the left they fall, which costs .025 for good; to the right they stand and pay .02, and later as much again."""
+    """To the left they fall, which costs .025 for good; to the right they stand, pay .02, and later as much again."""
     sides = []
     for worth in (1.0, 5.0):
         _, pushes = learned_pushes(
