@@ -18,6 +18,7 @@ from episodes.report import wilson_interval
 
 RESAMPLES = 4000
 FIGURES = ("survival", "tracking_error")
+INTERVAL = {"survival": "ci95", "tracking_error": "tracking_error_ci95"}  # what their 95 % intervals are called
 
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -76,7 +77,7 @@ def group_rows(group: str, cells: Cells) -> list[dict[str, Any]]:
         row: dict[str, Any] = {"group": group, "regime": regime, "level": None, "policies": len(together["survival"])}
         bootstrap = Bootstrap(together["survival"].shape[1])
         for name, values in together.items():
-            row |= {name: float(values.mean()), f"{name}_ci95": _widened(name, bootstrap.mean(values), values)}
+            row |= {name: float(values.mean()), INTERVAL[name]: _widened(name, bootstrap.mean(values), values)}
         rows.append(row)
     return rows
 
@@ -99,7 +100,7 @@ def differences(groups: Mapping[str, Cells]) -> list[dict[str, Any]]:
                 if name == "survival" and not (x.mean(axis=0) - y.mean(axis=0)).any():
                     bound = wilson_interval(0, x.shape[1])[1]
                     interval = (-bound, bound)  # that no episode differed does not mean that none would
-                row |= {name: float(x.mean() - y.mean()), f"{name}_ci95": interval}
+                row |= {name: float(x.mean() - y.mean()), INTERVAL[name]: interval}
             rows.append(row)
     return rows
 
@@ -143,9 +144,9 @@ def _figures(found: Sequence[Episodes], condition: Condition) -> dict[str, Any]:
         "episodes": count,
         "survived": survived,
         "survival": survived / count,
-        "survival_ci95": wilson_interval(survived, count),
+        INTERVAL["survival"]: wilson_interval(survived, count),
         "tracking_error": float(values["tracking_error"].mean()),
-        "tracking_error_ci95": Bootstrap(values["tracking_error"].shape[1]).mean(values["tracking_error"]),
+        INTERVAL["tracking_error"]: Bootstrap(values["tracking_error"].shape[1]).mean(values["tracking_error"]),
         "alive_s": float(np.mean([episodes.alive_s.mean() for episodes in found])),
         "diverged": int(sum(episodes.diverged.sum() for episodes in found)),
         "left_the_ground": int(sum(episodes.left.sum() for episodes in found)),
@@ -203,6 +204,6 @@ def _condition(row: dict[str, Any]) -> str:
 def _cells(row: dict[str, Any], sign: str) -> list[str]:
     texts = []
     for name in FIGURES:
-        low, high = row[f"{name}_ci95"]
+        low, high = row[INTERVAL[name]]
         texts.append(f"{row[name]:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})")
     return texts

@@ -331,19 +331,19 @@ def test_differences_are_paired_by_episode():
     a, b = episodes(~hard), episodes(~hard & ~lucky)
     (row,) = differences({"a": {UNDISTURBED: [a]}, "b": {UNDISTURBED: [b]}})
     assert row["survival"] == pytest.approx((~hard & lucky).mean())
-    low, high = row["survival_ci95"]
+    low, high = row["ci95"]
     assert 0 < low < row["survival"] < high < row["survival"] + 0.06  # unpaired it would be + 0.1
     (same,) = differences({"a": {UNDISTURBED: [a]}, "c": {UNDISTURBED: [a]}})
     bound = wilson_interval(0, 200)[1]
     assert same["survival"] == 0
-    assert same["survival_ci95"] == (-bound, bound)
+    assert same["ci95"] == (-bound, bound)
 
 
 def test_training_seeds_that_differ_widen_the_interval():
     good, bad = episodes([True] * 200), episodes([False] * 200)
     middle = episodes([True, False] * 100)
     (row,) = differences({"mixed": {UNDISTURBED: [good, bad, good]}, "even": {UNDISTURBED: [middle]}})
-    low, high = row["survival_ci95"]
+    low, high = row["ci95"]
     assert row["survival"] == pytest.approx(2 / 3 - 1 / 2)
     assert low < -0.4
     assert high > 0.4
@@ -355,9 +355,9 @@ def test_a_regime_as_a_whole_is_the_mean_over_its_levels():
     cells = {weak: [episodes([True] * 50, 0.2)], strong: [episodes([True, False] * 25, 0.4)]}
     first, second, whole = group_rows("a", cells)
     assert (first["survival"], second["survival"], whole["survival"]) == (1, 0.5, 0.75)
-    assert first["survival_ci95"] == wilson_interval(50, 50)
+    assert first["ci95"] == wilson_interval(50, 50)
     assert second["force_n"] == 300
     assert whole["tracking_error"] == pytest.approx(0.3)
-    low, high = whole["survival_ci95"]
+    low, high = whole["ci95"]
     assert 0.65 < low < 0.75 < high < 0.85
     assert len(group_rows("a", {weak: cells[weak]})) == 1  # not yet whole
