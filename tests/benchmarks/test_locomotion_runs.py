@@ -15,11 +15,15 @@ from policies.hinfinity.checkpoint import load_networks
 
 
 def begin(folder: Path, iterations: int) -> subprocess.Popen:
-    """Two runs, one after the other, in a process group of their own, as a shell starts them."""
+    """Two runs, one after the other, in a process group of their own, as a shell starts them.
+
+    Whoever runs the tests in the background has SIGINT ignored, and so would all that they start.
+    """
     words = f"--terrain flat --envs 8 --methods random --seeds 0 1 --iterations {iterations} --jobs 1".split()
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.locomotion_runs", "--output", str(folder), *words],
         env=environment(1), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
 
 
