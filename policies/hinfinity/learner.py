@@ -109,7 +109,7 @@ class Learner:
         if not rollout.finite():
             self.guard.count(False, "what was collected")
             return {"learning/skipped": self.guard.skipped}
-        samples, slack = self._samples(rollout, who, constrained, fall)
+        samples, figures = self._samples(rollout, who, constrained, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
         for _ in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
@@ -120,17 +120,15 @@ class Learner:
         # from the old policy, so that there the rate rises to several times what the last ones bear.
         kl = means.get("kl", math.inf)
         self.learning_rate = adapt_learning_rate(self.learning_rate, kl, self.config.desired_kl, LEARNING_RATES)
-        figures = {f"learning/{name}": value for name, value in means.items()}
+        figures |= {f"learning/{name}": value for name, value in means.items()}
         if self.adversary is not None:
             if constrained:
                 figures |= self.adversary.learn(rollout, who, self.period_s, self._autocast())
-                self.dual.update(slack)
-                figures["constraint/slack"] = slack
+                self.dual.update(figures.get("constraint/slack", 0.0))
             figures |= {"constraint/lambda": self.dual.value, "constraint/eta": self.config.eta}
         figures |= {
             "learning/std": float(self.networks.actor.log_std.detach().exp().mean()),
             "learning/learning_rate": self.learning_rate,
-            "learning/advantage_scale": float(samples.scale),
             "learning/skipped": self.guard.skipped,
         }
         return figures | force_figures(rollout, who, self.period_s)
@@ -139,8 +137,10 @@ class Learner:
         return autocast(self.config, self.device)
 
     @torch.no_grad()
-    def _samples(self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor) -> tuple[Samples, float]:
-        """A rollout with its values, targets and advantages; and the constraint's slack, a second."""
+    def _samples(
+        self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor
+    ) -> tuple[Samples, dict[str, float]]:
+        """A rollout with its values, targets and advantages; and figures to log, the constraint's slack a second."""
         config = self.config
         fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
         with self._autocast():
@@ -151,12 +151,14 @@ class Learner:
         earned, lost = advantage[..., 0], advantage[..., 1]
         scale = earned.std() + 1e-8
         log_std = self.networks.actor.log_std.clone()
-        disturbed, slack = (who == DISTURBER) & constrained, 0.0
+        figures = {"learning/advantage_scale": float(scale)}
+        disturbed = (who == DISTURBER) & constrained
         if disturbed.any():
             lost = lost - lost[:, disturbed].mean()
             intensity = rollout.force.norm(dim=-1) * self.period_s
             costs = rollout.cost, value[..., 1], next_value[..., 1]
-            slack = dissipation(intensity, *costs, disturbed, who == NOBODY, config.eta) / self.period_s
+            slack = dissipation(intensity, *costs, disturbed, who == NOBODY, config.eta)
+            figures["constraint/slack"] = slack / self.period_s
         parts = {
             "observation": rollout.observation,
             "privileged": rollout.privileged[:-1],
@@ -172,7 +174,7 @@ class Learner:
             "disturbed": disturbed.expand(rollout.steps, -1),
         }
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
-        return Samples(log_std=log_std, scale=scale, **flat), slack
+        return Samples(log_std=log_std, **flat), figures
 
     def _update(self, samples: Samples, entropy_weight: float, tally: Tally) -> None:
         """One minibatch for actor, critic and estimator."""

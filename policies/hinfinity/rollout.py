@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -109,8 +108,7 @@ class Samples:
         log_probability: of the actions when they were drawn, [S].
         value: of rewards and of cost, as they were when drawn, [S, 2].
         target: what the values should be, [S, 2].
-        advantage: of the rewards, about its mean, in its standard deviations, [S];
-        scale: these deviations, [].
+        advantage: of the rewards, about its mean, in its standard deviations, [S].
         cost_advantage: of the cost, about its mean over who is `disturbed`, in the same deviations, [S].
         velocity: of the trunk, as the critic sees it, [S, 3].
         disturbed: the disturber's force was on, bool, [S].
@@ -126,15 +124,13 @@ class Samples:
     value: Tensor
     target: Tensor
     advantage: Tensor
-    scale: Tensor
     cost_advantage: Tensor
     velocity: Tensor
     disturbed: Tensor
-    _WHOLE: ClassVar = ("log_std", "scale")
 
     def __len__(self) -> int:
         return len(self.action)
 
     def take(self, rows: Tensor) -> Samples:
         """Some of them, [K]."""
-        return Samples(**{n: v if n in self._WHOLE else v.index_select(0, rows) for n, v in vars(self).items()})
+        return Samples(**{n: v if n == "log_std" else v.index_select(0, rows) for n, v in vars(self).items()})

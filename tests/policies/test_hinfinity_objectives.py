@@ -141,7 +141,7 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
     return Samples(
         observation=seen, privileged=seen, estimate=torch.zeros(count, 3), action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
-        target=torch.zeros(count, 2), advantage=torch.zeros(count), scale=torch.tensor(1.0),
+        target=torch.zeros(count, 2), advantage=torch.zeros(count),
         cost_advantage=numbers - 0.5, velocity=seen[:, :3], disturbed=numbers > 0.3,
     )  # fmt: skip
 
@@ -206,7 +206,7 @@ def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
     for name in ("estimate", "velocity"):
         assert torch.equal(getattr(shown, name)[:3], getattr(samples, name)[:3] * torch.tensor((1.0, -1.0, 1.0)))
     for name, value in vars(samples).items():
-        if isinstance(value, torch.Tensor) and name not in ("log_std", "scale"):
+        if isinstance(value, torch.Tensor) and name != "log_std":
             assert torch.equal(getattr(shown, name)[3:], value[3:])
     assert torch.equal(shown.log_probability, samples.log_probability)
     assert torch.equal(shown.target, samples.target)
@@ -298,11 +298,13 @@ def test_the_constraint_counts_the_force_that_acted():
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
     who, fall = torch.full((3,), DISTURBER), torch.full((3,), -1.0)
     rollout.raw_force[0, 1] = 100.0
-    without = learner._samples(rollout, who, True, fall)[1]
+    without = learner._samples(rollout, who, True, fall)[1]["constraint/slack"]
     rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
-    pushed = learner._samples(rollout, who, True, fall)[1]
+    pushed = learner._samples(rollout, who, True, fall)[1]["constraint/slack"]
     assert pushed - without == pytest.approx(SMALL.eta * 5 / 6)
-    assert learner._samples(rollout, who, False, fall)[1] == 0  # in the warm-up there is no constraint
+    assert (
+        "constraint/slack" not in learner._samples(rollout, who, False, fall)[1]
+    )  # not in the warm-up
 
 
 def test_the_constraint_is_about_what_the_disturber_causes():
