@@ -302,9 +302,7 @@ def test_the_constraint_counts_the_force_that_acted():
     rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
     pushed = learner._samples(rollout, who, True, fall)[1]["constraint/slack"]
     assert pushed - without == pytest.approx(SMALL.eta * 5 / 6)
-    assert (
-        "constraint/slack" not in learner._samples(rollout, who, False, fall)[1]
-    )  # not in the warm-up
+    assert "constraint/slack" not in learner._samples(rollout, who, False, fall)[1]  # not in the warm-up
 
 
 def test_the_constraint_is_about_what_the_disturber_causes():
