@@ -50,8 +50,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
-            back would be what is learned, and a disturber, which sees where a robot goes, would give it no time to
-            recover.
+            back would be what is learned.
+        rest_aimed: of that time, the share that robots have to rest that the disturber pushes. Theirs are the forces
+            that hardly ever cease, which are smaller then (see bearable_falls_aimed); chance's are large ones, apart.
         settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
             does not walk yet.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
@@ -112,6 +113,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
+    rest_aimed: float = 0.2
     settle: tuple[int, int] = (25, 75)
     share_random: float = 0.45
     share_none: float = 0.25
@@ -172,7 +174,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
         require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
-        require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
+        for name, value in {"vertical": self.vertical, "rest_aimed": self.rest_aimed}.items():
+            require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
         for name, (least, most) in {"rest": self.rest, "settle": self.settle}.items():
             require(0 <= least <= most, f"{name} {(least, most)} must be two numbers of steps from 0 up, in order")

@@ -7,7 +7,7 @@ from collections import defaultdict
 
 from torch import Tensor
 
-from policies.hinfinity.forces import CHANCE, DISTURBER, NOBODY, direction_entropy
+from policies.hinfinity.forces import NOBODY, PUSHERS, direction_entropy
 from policies.hinfinity.rollout import Rollout
 
 
@@ -38,7 +38,7 @@ def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, f
     `direction_entropy` is of the forces that acted: with 0.3 of their vertical part, chance itself has 0.91.
     """
     figures: dict[str, float] = {}
-    for name, number in {"nobody": NOBODY, "chance": CHANCE, "disturber": DISTURBER}.items():
+    for name, number in ({"nobody": NOBODY} | PUSHERS).items():
         rows = who == number
         if not rows.any():
             continue

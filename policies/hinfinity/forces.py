@@ -13,6 +13,8 @@ from policies.hinfinity.networks import Disturber, squash
 NOBODY, CHANCE, DISTURBER = 0, 1, 2
 """Who pushes an environment's robot."""
 
+PUSHERS = {"chance": CHANCE, "disturber": DISTURBER}
+
 SEEN = 4
 """Numbers that `Forces.seen` adds."""
 
@@ -101,7 +103,9 @@ class Forces:
         due = over & (self.pause <= 0)
         resting = over & ~due
         self.force[resting] = 0.0
-        self.pause = torch.where(due, self._draw(self.config.rest, generator), self.pause - resting.long())
+        rest = self._draw(self.config.rest, generator)
+        rest = torch.where(self.who == DISTURBER, (self.config.rest_aimed * rest).round().long(), rest)
+        self.pause = torch.where(due, rest, self.pause - resting.long())
         self.remaining = torch.where(due, self._draw(self.config.hold, generator), self.remaining) - 1
         by_chance = due & (self.who == CHANCE)
         # As a disturber that has not learned yet pushes: chance is to be as strong as who is compared with it.

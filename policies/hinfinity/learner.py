@@ -24,10 +24,12 @@ from policies.hinfinity.objectives import (
     clipped_value_loss,
     dissipation,
     generalized_advantage,
+    normalized,
 )
 from policies.hinfinity.rollout import Rollout, Samples, shuffled
 
 LEARNING_RATES = (1e-5, 1e-2)
+ESTIMATED = 4  # of so many samples of an update one is for the estimator, which has hundreds of updates a minute
 SURPRISE = 0.5  # error of the estimated velocity beyond which it counts linearly, in what the critic sees
 
 
@@ -94,7 +96,7 @@ class Learner:
 
         Args:
             rollout: full, on whatever device.
-            who: pushed whom, [N].
+            who: pushed whom, [N]; NOBODY where nobody was pushed yet.
             constrained: the disturber was at work: the constraint counts, and the disturber learns too.
             fall: what a fall is worth now, in reward, [N].
             entropy_weight: of the actor's entropy now.
@@ -149,9 +151,9 @@ class Learner:
         done = rollout.done[..., None]
         advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
         earned, lost = advantage[..., 0], advantage[..., 1]
-        scale = earned.std() + 1e-8
+        earned, scale = normalized(earned, who)
         log_std = self.networks.actor.log_std.clone()
-        figures = {"learning/advantage_scale": float(scale)}
+        figures = {"learning/advantage_scale": float(scale.mean())}
         disturbed = (who == DISTURBER) & constrained
         if disturbed.any():
             lost = lost - lost[:, disturbed].mean()
@@ -168,7 +170,7 @@ class Learner:
             "log_probability": log_probability(rollout.action, rollout.mean, log_std),
             "value": value,
             "target": value + advantage,
-            "advantage": (earned - earned.mean()) / scale,
+            "advantage": earned,
             "cost_advantage": lost / scale,
             "velocity": rollout.privileged[:-1, :, self.velocity],
             "disturbed": disturbed.expand(rollout.steps, -1),
@@ -195,12 +197,13 @@ class Learner:
         if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
             networks.actor.keep_std()
             tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
+        velocity = samples.velocity[::ESTIMATED]
         with self._autocast():
-            estimate = networks.actor.velocity(samples.observation)
+            estimate = networks.actor.velocity(samples.observation[::ESTIMATED])
         # Of those that fall, whose velocity nobody can tell, the error counts as it is and not squared.
-        estimator_loss = huber_loss(estimate, samples.velocity, delta=SURPRISE)
+        estimator_loss = huber_loss(estimate, velocity, delta=SURPRISE)
         if self.estimator.step(estimator_loss, config.estimator_learning_rate, "the estimator"):
-            missed = (estimate.detach() - samples.velocity).square().mean()
+            missed = (estimate.detach() - velocity).square().mean()
             tally.add(estimator_loss=float(missed))
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -32,6 +32,25 @@ def generalized_advantage(
     return advantage
 
 
+def normalized(advantage: Tensor, pusher: Tensor) -> tuple[Tensor, Tensor]:
+    """Advantages about their means and in their deviations, each over the robots with the same `pusher`.
+
+    Over all together, falls of those that are pushed would leave hardly any weight to how the others track commands.
+
+    Args:
+        advantage: [T, N].
+        pusher: who pushes a robot, a number, [N].
+
+    Returns:
+        The advantages, [T, N], and the deviations, [N].
+    """
+    mean, deviation = torch.empty_like(advantage[0]), torch.empty_like(advantage[0])
+    for number in pusher.unique():
+        alike = pusher == number
+        mean[alike], deviation[alike] = advantage[:, alike].mean(), advantage[:, alike].std() + 1e-8
+    return (advantage - mean) / deviation, deviation
+
+
 def clipped_surrogate(ratio: Tensor, advantage: Tensor, clip_ratio: float) -> Tensor:
     """PPO's objective of each sample, to be maximised (arXiv 1707.06347, equation 7)."""
     clipped = ratio.clamp(1 - clip_ratio, 1 + clip_ratio)

@@ -108,7 +108,7 @@ class Samples:
         log_probability: of the actions when they were drawn, [S].
         value: of rewards and of cost, as they were when drawn, [S, 2].
         target: what the values should be, [S, 2].
-        advantage: of the rewards, about its mean, in its standard deviations, [S].
+        advantage: of the rewards, about its mean, in its standard deviations, over those alike in who pushes them, [S].
         cost_advantage: of the cost, about its mean over who is `disturbed`, in the same deviations, [S].
         velocity: of the trunk, as the critic sees it, [S, 3].
         disturbed: the disturber's force was on, bool, [S].

@@ -29,7 +29,7 @@ from policies.hinfinity.checkpoint import (
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import NOBODY, SEEN, ForceLimits, Forces
+from policies.hinfinity.forces import NOBODY, PUSHERS, SEEN, ForceLimits, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
@@ -173,7 +173,8 @@ class Trainer:
         collected = time.monotonic()
         constrained = config.disturber == "hinfinity" and pushed
         entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
-        figures |= self.learner.learn(self.rollout, self.forces.who, constrained, fall, entropy)
+        who = self.forces.who if pushed else torch.full_like(self.forces.who, NOBODY)
+        figures |= self.learner.learn(self.rollout, who, constrained, fall, entropy)
         if pushed:
             figures |= self._limits(fall)
             limits.follow(self.rollout.fell, self.environment.period_s)
@@ -236,12 +237,11 @@ class Trainer:
 
     def _limits(self, fall: Tensor) -> dict[str, float]:
         """Of the robots that are pushed: how hard at most, and what a fall is worth to them."""
-        rows = self.forces.who != NOBODY
-        limit = self.limits.newtons()[rows]
-        return {
-            "force/limit": float(limit.mean()),
-            "force/limit_upper_decile": float(limit.quantile(0.9)),
-            "learning/fall": float(fall[rows].mean()),
+        who, newtons = self.forces.who, self.limits.newtons()
+        limits = {name: newtons[who == number] for name, number in PUSHERS.items() if (who == number).any()}
+        return {f"force/limit_{name}": float(limit.mean()) for name, limit in limits.items()} | {
+            "force/limit_upper_decile": float(newtons[who != NOBODY].quantile(0.9)),
+            "learning/fall": float(fall[who != NOBODY].mean()),
         }
 
     def _errors(self, transition: Transition) -> dict[str, float]:

@@ -34,6 +34,7 @@ from policies.hinfinity.objectives import (
     clipped_value_loss,
     dissipation,
     generalized_advantage,
+    normalized,
 )
 from policies.hinfinity.rollout import Rollout, Samples
 
@@ -78,6 +79,17 @@ def test_values_after_an_episode():
     value, after = rollout.values(lambda seen: seen, torch.tensor([-7.0]))
     assert value.squeeze(-1).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert after.squeeze(-1).tolist() == [[-7, 50, 5], [6, 7, 8]]
+
+
+def test_falls_of_the_pushed_do_not_drown_what_the_others_gain():
+    """Advantages are compared among robots alike in who pushes them, and each kind has the same weight a robot."""
+    pusher = torch.tensor([NOBODY, CHANCE, NOBODY, CHANCE])
+    quiet, rough = torch.tensor([[1.0, 3.0], [2.0, 2.0]]), torch.tensor([[-900.0, 100.0], [-400.0, -400.0]])
+    advantage = torch.stack((quiet[:, 0], rough[:, 0], quiet[:, 1], rough[:, 1]), dim=1)
+    found, deviation = normalized(advantage, pusher)
+    torch.testing.assert_close(found[:, ::2], found[:, 1::2])
+    assert found[0, 2] == pytest.approx(1 / (2 / 3) ** 0.5)
+    torch.testing.assert_close(deviation, torch.tensor([1.0, 500.0, 1.0, 500.0]) * (2 / 3) ** 0.5)
 
 
 def test_ppo_losses():
@@ -408,19 +420,22 @@ def test_critic_and_disturber_see_who_is_pushed_how_hard_and_how_long():
 
 
 def test_forces_rest_between_each_other():
-    config = HInfinityConfig(disturber_widths=(8,), hold=(2, 2), rest=(3, 6), share_random=0.4, share_none=0.2)
+    """Chance's as they are told to, the disturber's a share of that."""
+    config = HInfinityConfig(
+        disturber_widths=(8,), hold=(2, 2), rest=(3, 6), rest_aimed=0.5, share_random=0.4, share_none=0.2
+    )
     forces, generator = Forces(config, 60), torch.Generator().manual_seed(0)
     network, trace = Disturber(4, config), []
     for _ in range(100):
         forces.choose(torch.zeros(60, 4), torch.full((60,), 50.0), network, generator)
         trace.append(forces.force.norm(dim=1) > 0)
-    for who in (CHANCE, DISTURBER):
+    for who, rests in ((CHANCE, {3, 4, 5, 6}), (DISTURBER, {2, 3})):
         seen = set()
         for robot in torch.stack(trace)[:, forces.who == who].T:
             _, lengths = robot.unique_consecutive(return_counts=True)
             assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
             seen |= set(lengths[1:-1:2].tolist())
-        assert seen == {3, 4, 5, 6}
+        assert seen == rests
 
 
 def test_forces_are_as_large_as_each_robot_bears():
@@ -576,6 +591,7 @@ def test_direction_entropy():
         ({"fall_pushed": 0.1}, "fall_pushed must be at most 0"),
         ({"vertical": 1.5}, "vertical must be within"),
         ({"rest": [3, 2]}, "rest"),
+        ({"rest_aimed": -0.1}, "rest_aimed must be within"),
         ({"disturber_price": -0.01}, "disturber_price cannot be negative"),
         ({"device": "gpu"}, "gpu"),
     ],

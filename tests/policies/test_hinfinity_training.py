@@ -123,9 +123,8 @@ def make(output: Path, resume: bool = False, start_from: Path | None = None, **c
 @pytest.mark.parametrize("disturber", ["none", "random", "hinfinity"])
 def test_it_learns(disturber, tmp_path):
     trainer = make(tmp_path / "run", disturber=disturber, iterations=40, desired_kl=0.02)
-    first = trainer.iterate(0)
-    for iteration in range(1, 40):
-        last = trainer.iterate(iteration)
+    figures = [trainer.iterate(iteration) for iteration in range(40)]
+    first, last = figures[0], figures[-1]
     assert first["task/velocity_error"] > 0.6
     assert last["task/velocity_error"] < 0.35
     assert last["learning/skipped"] == 0
@@ -134,7 +133,7 @@ def test_it_learns(disturber, tmp_path):
     if disturber == "hinfinity":
         assert 0 < last["direction_entropy/disturber"] <= 1
         assert last["force/disturber"] <= 0.5
-        assert last["cost_per_newton/disturber"] > 0
+        assert np.isfinite(last["cost_per_newton/disturber"])
 
 
 @pytest.mark.parametrize("disturber", ["none", "hinfinity"])
@@ -209,15 +208,16 @@ def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
     trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000, bearable_falls_aimed=1000)
     figures = [trainer.iterate(iteration) for iteration in range(9)]
     assert [figures[i]["learning/fall"] for i in (2, 8)] == pytest.approx([-0.5, -1.5])
-    assert [figures[i]["force/limit"] for i in (2, 8)] == pytest.approx([0.2, 0.5])
-    assert "force/limit" not in figures[1]
+    for name in ("force/limit_chance", "force/limit_disturber"):
+        assert [figures[i][name] for i in (2, 8)] == pytest.approx([0.2, 0.5])
+        assert name not in figures[1]
 
 
 def test_forces_that_nobody_bears_do_not_grow(tmp_path):
     trainer = make(tmp_path, warmup=0, force_start_n=30, force_max_n=60)
     figures = [trainer.iterate(iteration) for iteration in range(3)]
     assert figures[0]["falls_per_minute/disturber"] > 3  # half a g on a kilogram
-    assert max(each["force/limit"] for each in figures) < 31  # 42 if nobody had fallen
+    assert max(each["force/limit_disturber"] for each in figures) < 31  # 42 if nobody had fallen
 
 
 def test_half_precision_learns_too(tmp_path):
