@@ -13,6 +13,7 @@ import torch
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.attack import attack_config
 from policies.hinfinity.config import STD, HInfinityConfig
+from policies.hinfinity.figures import force_figures
 from policies.hinfinity.forces import (
     CHANCE,
     DISTURBER,
@@ -328,6 +329,20 @@ def test_the_constraint_is_about_what_the_disturber_causes():
     assert float(samples.cost_advantage[samples.disturbed].mean()) == pytest.approx(0, abs=1e-5)
     first, second = samples.cost_advantage.reshape(4, 3)[:, :2].T
     assert (first < second).all()
+
+
+def test_figures_of_forces_tell_what_the_disturber_causes():
+    """In costs a second beyond those of robots that nobody pushes, and newtons that acted, rests included."""
+    rollout = Rollout(2, 3, (1, 1, 1), torch.float32)
+    rollout.cost[:] = torch.tensor([0.001, 0.004, 0.003])
+    rollout.force[0, 1] = torch.tensor([30.0, 0.0, 40.0])
+    rollout.fell[1, 2] = True
+    figures = force_figures(rollout, torch.tensor([NOBODY, DISTURBER, CHANCE]), period_s=0.02)
+    assert [figures[f"cost/{who}"] for who in ("nobody", "chance", "disturber")] == pytest.approx([0.05, 0.15, 0.2])
+    assert figures["force/disturber"] == pytest.approx(25)
+    assert figures["cost_per_newton/disturber"] == pytest.approx(0.15 / 25)
+    assert "cost_per_newton/chance" not in figures  # it never pushed
+    assert figures["falls_per_minute/chance"] == pytest.approx(0.5 * 3000)
 
 
 def test_a_fall_is_worth_what_the_learner_is_told():
