@@ -31,15 +31,14 @@ class Adversary:
         guard: Guard,
         mirror: Mirror | None = None,
     ) -> None:
-        """`lost`: what a fall costs the task from then on; `mirror`: half is learned from as it shows it."""
+        """`lost`: what a fall costs the task from then on; `mirror` keeps a symmetric disturber so."""
         self.config, self.disturber, self.generator = config, disturber, generator
         worst = config.disturber_fall * lost
         self.unit = worst if worst > 0 else 1.0  # so that what it values is of the order of 1
         self.fallen = torch.tensor([[worst / self.unit]], device=disturber.policy.log_std.device)
-        self.mirror = mirror
         # Apart: the gradient of what forces are worth is the larger one, and would leave no norm to that of choosing.
-        self.choosing = GuardedAdam(disturber.policy.parameters(), config.gradient_clip, guard)
-        self.judging = GuardedAdam(disturber.value.parameters(), config.gradient_clip, guard)
+        self.choosing = GuardedAdam(disturber.policy.parameters(), config.gradient_clip, guard, mirror)
+        self.judging = GuardedAdam(disturber.value.parameters(), config.gradient_clip, guard, mirror)
 
     def learn(self, rollout: Rollout, who: Tensor, period_s: float, autocast: torch.autocast) -> dict[str, float]:
         """All updates from one rollout; figures to log. Raises TrainingDiverged."""
@@ -66,9 +65,6 @@ class Adversary:
             for sample in samples:
                 decision = shuffled(len(seen), self.generator, target.device)  # all: they are few
                 watched, looked, drew = all_seen[sample], seen[decision], raw[decision]
-                if self.mirror:
-                    watched = self.mirror.seen(watched, len(watched) // 2)
-                    looked, drew = self.mirror.decisions(looked, drew, len(looked) // 2)
                 with autocast:
                     worth = disturber.worth(watched).squeeze(-1)
                 mean, log_std = disturber.policy(looked), disturber.policy.log_std

@@ -33,8 +33,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             trying to walk; 0 lets those fall that earn less than nothing.
         fall_pushed: what it is worth to a robot that is pushed with up to force_max_n; evenly in between. Under strong
             pushes a step costs more than it earns, and a cheap fall would be a prize.
-        mirror: half of all samples, drawn anew for each update, are learned from as a mirror would show them, left and
-            right exchanged (arXiv 2403.04359): what is learned on one side is learned on the other.
+        mirror: networks are symmetric, left and right: what is learned on one side is learned on the other.
         eta: the constraint: what a newton may cause in cost (lost task reward a second), beyond what robots pay that
             nobody pushes, 1/N.
         lambda_start: the dual variable at first;
@@ -161,6 +160,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         for name, value in positive.items():
             require_finite(name, value)
             require(value > 0, f"{name} must be positive, not {value}")
+        require(not self.mirror or all(width % 2 == 0 for width in widths), "of mirror's networks, widths must be even")
         smallest, largest = STD
         right = f"initial_std must be within [{smallest:g}, {largest:g}], not {self.initial_std:g}"
         require(smallest <= self.initial_std <= largest, f"{right}: training keeps it there")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from policies.hinfinity.mirror import Mirror
 from policies.trainer import TrainingDiverged
 
 MOST_BAD = 50  # updates one after another: then training has diverged
@@ -35,17 +36,25 @@ class Guard:
 
 
 class GuardedAdam:
-    """Adam with a clipped gradient."""
+    """Adam with a clipped gradient; it keeps parameters symmetric that a `mirror` watches over."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter], gradient_clip: float, guard: Guard) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        gradient_clip: float,
+        guard: Guard,
+        mirror: Mirror | None = None,
+    ) -> None:
         self.parameters = list(parameters)
         self.adam = torch.optim.Adam(self.parameters, fused=True)
-        self.gradient_clip, self.guard = gradient_clip, guard
+        self.gradient_clip, self.guard, self.mirror = gradient_clip, guard, mirror
 
     def step(self, loss: Tensor, learning_rate: float, name: str) -> bool:
         """Descend, unless loss or gradient is not finite; whether it was done. Raises TrainingDiverged."""
         self.adam.zero_grad(set_to_none=True)
         loss.backward()
+        if self.mirror is not None:
+            self.mirror.gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
         finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))
         self.guard.count(finite, f"{name}: loss {float(loss.detach())}, norm of the gradient {float(norm)}")

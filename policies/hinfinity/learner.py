@@ -48,7 +48,7 @@ class Learner:
         period_s: of a step.
         generator: of the minibatches.
         velocity: where the trunk's velocity stands in what the critic sees.
-        mirror: the environment's.
+        mirror: the environment's, by which symmetric networks stay so.
 
     Attributes:
         learning_rate: of actor and critic, as it is now.
@@ -69,19 +69,19 @@ class Learner:
         self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
         self.velocity, self.device = velocity, next(networks.parameters()).device
         self.learning_rate = config.learning_rate
-        self.mirror = Mirror(mirror, self.device) if config.mirror and mirror is not None else None
         self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
         self.guard = Guard()
+        kept = Mirror(mirror, networks) if config.mirror and mirror is not None else None
         estimator = list(networks.actor.estimator.parameters())
         acting = [networks.actor.log_std, *networks.actor.body.parameters()]
         walker = [*acting, *networks.critic.parameters()]
-        self.estimator = GuardedAdam(estimator, config.gradient_clip, self.guard)
-        self.optimizer = GuardedAdam(walker, config.gradient_clip, self.guard)
+        self.estimator = GuardedAdam(estimator, config.gradient_clip, self.guard, kept)
+        self.optimizer = GuardedAdam(walker, config.gradient_clip, self.guard, kept)
         # Who has fallen has lost its task for good: were a fall worth no cost, it would be a way to save it.
         self.lost = cost_bound / (1 - config.gamma)
         self.adversary: Adversary | None = None
         if networks.disturber is not None:
-            self.adversary = Adversary(config, networks.disturber, self.lost, generator, self.guard, self.mirror)
+            self.adversary = Adversary(config, networks.disturber, self.lost, generator, self.guard, kept)
 
     @property
     def optimizers(self) -> list[torch.optim.Adam]:
@@ -181,15 +181,11 @@ class Learner:
     def _update(self, samples: Samples, entropy_weight: float, tally: Tally) -> None:
         """One minibatch for actor, critic and estimator."""
         config, networks = self.config, self.networks
-        mirrored = len(samples) // 2 if self.mirror else 0
-        if self.mirror:
-            samples = self.mirror.samples(samples, mirrored)
         with self._autocast():
             mean = networks.actor(samples.observation, samples.estimate)  # rho compares what was seen then
             value = networks.critic(samples.privileged)
         log_std = networks.actor.log_std
-        divergence = kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach())
-        kl = float(divergence[mirrored:].mean())  # nobody has acted in the mirror
+        kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()

@@ -1,67 +1,102 @@
-"""What was seen and done, as a mirror would show it: left and right exchanged."""
+"""Networks that are the same on both sides: in a mirror, left and right exchanged, they do the mirror image."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from policies.checkpoint import CheckpointError
 from policies.hinfinity.environment import Reflection
 from policies.hinfinity.forces import SEEN
-from policies.hinfinity.rollout import Samples
+from policies.hinfinity.networks import Networks
 
 ACROSS = np.arange(3), np.array((1, -1, 1), dtype=np.float32)  # of x forward, y left, z up
 
 
 class Mirror:
-    """Shows the first rows of a minibatch in a mirror.
+    """Keeps networks symmetric: what is learned on one side is learned on the other.
 
-    What they are worth stays what it was, and so does the probability that they were drawn with: to a policy that is
-    not symmetric, a mirrored sample looks less likely than it was, which makes it more symmetric where the sample was
-    good (arXiv 2403.04359).
+    Every hidden unit has a partner, which sees the mirror image of what it sees itself, so weights come in pairs of
+    equal size. Where both of a pair have the mean of their gradients, they stay a pair. Other ways to the same end are
+    to learn from mirrored samples too, or to pay for what is not symmetric (arXiv 2403.04359); this one costs nothing,
+    and every sample stays one that the policy itself has drawn.
 
     Args:
-        environment: which element takes each place, and its sign (`Environment.mirror`).
-        device: of the samples.
+        environment: which element takes each place in a mirror, and its sign (`Environment.mirror`).
+        networks: to be kept so; `begin` makes them so.
     """
 
-    def __init__(self, environment: Mapping[str, Reflection], device: torch.device) -> None:
-        self._observation = _on(device, environment["observation"])
-        order, sign = environment["privileged"]
-        own = np.arange(len(order), len(order) + SEEN), np.ones(SEEN, dtype=np.float32)  # the same on either side
-        self._privileged = _on(device, (np.concatenate((order, own[0])), np.concatenate((sign, own[1]))))
-        self._action = _on(device, environment["action"])
-        self._across = _on(device, ACROSS)
+    def __init__(self, environment: Mapping[str, Reflection], networks: Networks) -> None:
+        observation, action = environment["observation"], environment["action"]
+        privileged = _join(environment["privileged"], _same(SEEN))  # pushed as hard and long, on either side
+        actor, critic, disturber = networks.actor, networks.critic, networks.disturber
+        self._sides: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
+        self._add_mlp(actor.estimator, observation, ACROSS)
+        self._add_mlp(actor.body, _join(observation, ACROSS), action)
+        self._add(actor.log_std, (action[0], np.ones_like(action[1])))
+        self._add_mlp(critic.body, privileged, _same(2))
+        if disturber is not None:
+            self._add_mlp(disturber.policy.body, privileged, ACROSS)
+            self._add(disturber.policy.log_std, _same(3))
+            self._add_mlp(disturber.value, privileged, _same(1))
 
-    def samples(self, samples: Samples, count: int) -> Samples:
-        """The first `count` of them mirrored."""
-        return dataclasses.replace(
-            samples,
-            observation=_shown(samples.observation, self._observation, count),
-            privileged=_shown(samples.privileged, self._privileged, count),
-            estimate=_shown(samples.estimate, self._across, count),
-            velocity=_shown(samples.velocity, self._across, count),
-            action=_shown(samples.action, self._action, count),
-            mean=_shown(samples.mean, self._action, count),
-        )
+    @torch.no_grad()
+    def begin(self) -> None:
+        """Make weights symmetric that were drawn without regard to it: their sizes stay what they were."""
+        for parameter, sides in self._sides.items():
+            grown = 2**0.5 if parameter.dim() == 2 else 1.0  # the mean of two independent draws is smaller than one
+            parameter.copy_(grown * _mean(parameter, sides))
 
-    def seen(self, privileged: Tensor, count: int) -> Tensor:
-        """The first `count` of what critic and disturber see [K, P]."""
-        return _shown(privileged, self._privileged, count)
+    def check(self, where: str) -> None:
+        """Raises CheckpointError where weights are not symmetric, which come from `where`."""
+        if not all(torch.equal(parameter, _mean(parameter, sides)) for parameter, sides in self._sides.items()):
+            raise CheckpointError(f"{where}: not the same networks on both sides; with mirror off, training takes them")
 
-    def decisions(self, privileged: Tensor, raw_force: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """The first `count` of a disturber's decisions: what it saw [K, P], what it drew [K, 3]."""
-        return self.seen(privileged, count), _shown(raw_force, self._across, count)
+    @torch.no_grad()
+    def gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Give both of each pair in `parameters` the mean of their gradients, where there are any."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = _mean(parameter.grad, self._sides[parameter])
+
+    def _add_mlp(self, network: nn.Sequential, seen: Reflection, given: Reflection) -> None:
+        """Linear layers from what a mirror shows as `seen` to what it shows as `given`."""
+        layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+        for layer in layers:
+            after = given if layer is layers[-1] else _halves(layer.out_features)
+            self._add(layer.weight, after, seen)
+            self._add(layer.bias, after)
+            seen = after
+
+    def _add(self, parameter: Tensor, *sides: Reflection) -> None:
+        device = parameter.device
+        there = [(torch.from_numpy(order).to(device), torch.from_numpy(sign).to(device)) for order, sign in sides]
+        self._sides[parameter] = there
 
 
-def _on(device: torch.device, reflection: Reflection) -> tuple[Tensor, Tensor]:
-    order, sign = reflection
-    return torch.from_numpy(order).to(device), torch.from_numpy(sign).to(device)
+def _mean(values: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Of values and of what a mirror shows of them, its rows and columns by `sides`."""
+    shown = values
+    for dimension, (order, sign) in enumerate(sides):
+        shape = [-1 if i == dimension else 1 for i in range(values.dim())]
+        shown = shown.index_select(dimension, order) * sign.reshape(shape)
+    return 0.5 * (values + shown)
 
 
-def _shown(rows: Tensor, reflection: tuple[Tensor, Tensor], count: int) -> Tensor:
-    order, sign = reflection
-    return torch.cat((rows[:count, order] * sign.to(rows.dtype), rows[count:]))
+def _halves(count: int) -> Reflection:
+    """Of hidden units: those of one half are the partners of the other's."""
+    return np.roll(np.arange(count), count // 2), np.ones(count, dtype=np.float32)
+
+
+def _same(count: int) -> Reflection:
+    """Of what is the same on either side."""
+    return np.arange(count), np.ones(count, dtype=np.float32)
+
+
+def _join(first: Reflection, second: Reflection) -> Reflection:
+    """One after the other."""
+    order, sign = first
+    return np.concatenate((order, second[0] + len(order))), np.concatenate((sign, second[1]))

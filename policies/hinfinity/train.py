@@ -31,6 +31,7 @@ from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
 from policies.hinfinity.forces import NOBODY, PUSHERS, SEEN, ForceLimits, Forces
 from policies.hinfinity.learner import Learner, autocast
+from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
 from policies.memory import keep_freed_memory
@@ -100,8 +101,13 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         self.networks, self._cpu = checkpoint.build(), torch.device("cpu")
+        mirror = Mirror(environment.mirror, self.networks) if config.mirror and environment.mirror is not None else None
+        if mirror is not None:
+            mirror.begin()
         if start_from is not None:
             begin_with(self.networks, start_from)
+            if mirror is not None:
+                mirror.check(str(start_from))
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)

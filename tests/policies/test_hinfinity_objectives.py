@@ -26,7 +26,6 @@ from policies.hinfinity.forces import (
 )
 from policies.hinfinity.guarded import Guard
 from policies.hinfinity.learner import Learner
-from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability, squash
 from policies.hinfinity.objectives import (
     DualVariable,
@@ -191,38 +190,6 @@ def test_the_constraint_reaches_the_actor():
     learner.dual.value = 0.0
     (gone,) = torch.autograd.grad(objective(learner, samples), weights)
     assert not gone.any()
-
-
-def test_half_of_what_is_learned_from_is_seen_in_a_mirror():
-    """Left and right are exchanged in the first half, everywhere; the worth of it and the second half stay."""
-    learner = make_learner()
-    torch.manual_seed(1)
-    samples = make_samples(learner.networks, 6)
-    pushes = torch.rand(6, SEEN)  # hard and long as they are, on either side
-    seen = torch.cat((samples.privileged, pushes), dim=1)
-    samples = replace(samples, estimate=torch.randn(6, 3), privileged=seen)
-    across = np.array([0, 2, 1, 3, 4]), np.array([1, 1, 1, -1, 1], dtype=np.float32)
-    sides = {
-        "observation": across,
-        "privileged": across,
-        "action": (np.array([1, 0]), np.array([-1, 1], dtype=np.float32)),
-    }
-    shown = Mirror(sides, torch.device("cpu")).samples(samples, 3)
-    for name in ("observation", "privileged"):
-        was, now = getattr(samples, name), getattr(shown, name)
-        expected = torch.stack((was[:3, 0], was[:3, 2], was[:3, 1], -was[:3, 3], was[:3, 4]), dim=1)
-        assert torch.equal(now[:3, :5], expected)
-    assert torch.equal(shown.privileged[:, 5:], pushes)
-    for name in ("action", "mean"):
-        was, now = getattr(samples, name), getattr(shown, name)
-        assert torch.equal(now[:3], torch.stack((-was[:3, 1], was[:3, 0]), dim=1))
-    for name in ("estimate", "velocity"):
-        assert torch.equal(getattr(shown, name)[:3], getattr(samples, name)[:3] * torch.tensor((1.0, -1.0, 1.0)))
-    for name, value in vars(samples).items():
-        if isinstance(value, torch.Tensor) and name != "log_std":
-            assert torch.equal(getattr(shown, name)[3:], value[3:])
-    assert torch.equal(shown.log_probability, samples.log_probability)
-    assert torch.equal(shown.target, samples.target)
 
 
 def test_the_constraint_makes_costly_actions_rarer():
@@ -607,6 +574,7 @@ def test_direction_entropy():
         ({"vertical": 1.5}, "vertical must be within"),
         ({"rest": [3, 2]}, "rest"),
         ({"rest_aimed": -0.1}, "rest_aimed must be within"),
+        ({"critic_widths": [32, 15]}, "widths must be even"),
         ({"disturber_price": -0.01}, "disturber_price cannot be negative"),
         ({"device": "gpu"}, "gpu"),
     ],
