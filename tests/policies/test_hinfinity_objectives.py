@@ -18,7 +18,6 @@ from policies.hinfinity.forces import (
     CHANCE,
     DISTURBER,
     NOBODY,
-    SEEN,
     ForceLimits,
     Forces,
     direction_entropy,
