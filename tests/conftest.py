@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 HELD_TO_THE_CLOCK = (
-    "ros_nodes", "fuzz/test_fuzz_graph.py", "fuzz/test_fuzz_policy_node.py", "execution/test_deadline.py", "test_zoo.py"
+    "ros_nodes", "fuzz/test_fuzz_graph.py", "fuzz/test_fuzz_policy_node.py", "execution/test_deadline.py"
 )  # fmt: skip
 TRIES = 3
 BREATH_S = 5  # before another try: a stall of the machine takes a while
@@ -22,6 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(tests).as_posix().startswith(HELD_TO_THE_CLOCK):
             item.add_marker(pytest.mark.realtime)
+        if item.get_closest_marker("realtime"):
             item.add_marker(pytest.mark.flaky(reruns=TRIES - 1, reruns_delay=BREATH_S))
 
 

@@ -59,6 +59,7 @@ def test_a_bundle_solves_its_task(bundle: Path) -> None:
     assert result.successes >= 4, result
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("bundle", ARMS, ids=lambda path: path.name)
 def test_a_bundle_solves_its_task_through_ros(bundle: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "visuomotor", "run", "--robot", "metaworld_sawyer", "--task", task_of(bundle)]
@@ -83,6 +84,7 @@ def test_a_bundle_solves_its_task_through_ros(bundle: Path, tmp_path: Path) -> N
     assert run["successes"] >= 1
 
 
+@pytest.mark.realtime
 @pytest.mark.parametrize("bundle", WALKERS, ids=lambda path: path.name)
 def test_a_walker_goes_as_told_and_is_pushed_through_ros(bundle: Path, tmp_path: Path) -> None:
     """It gets up from its belly, walks for 7 s with 0.5 m/s, is pushed three times, and all of it happens again."""
