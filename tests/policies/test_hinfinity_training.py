@@ -223,7 +223,7 @@ def test_forces_that_nobody_bears_do_not_grow(tmp_path):
 def test_half_precision_learns_too(tmp_path):
     trainer = make(tmp_path, disturber="none", precision="bf16")
     before = trainer.iterate(0)["task/velocity_error"]
-    for iteration in range(1, 25):
+    for iteration in range(1, 12):
         after = trainer.iterate(iteration)["task/velocity_error"]
     assert after < 0.8 * before
 
@@ -252,6 +252,14 @@ def test_training_goes_on_from_the_weights_of_another_run(tmp_path):
     with pytest.raises(CheckpointError, match="first: critic"):
         make(tmp_path / "larger", start_from=tmp_path / "first", critic_widths=(64,))
     assert not (tmp_path / "larger").exists()
+
+
+def test_symmetric_networks_do_not_begin_with_others(tmp_path):
+    make(tmp_path / "first", iterations=1, mirror=False).run(progress_bar=False)
+    with pytest.raises(CheckpointError, match="first: not the same networks on both sides; with mirror off"):
+        make(tmp_path / "second", start_from=tmp_path / "first")
+    assert not (tmp_path / "second").exists()
+    make(tmp_path / "second", start_from=tmp_path / "first", mirror=False)
 
 
 def test_a_damaged_state_is_refused(tmp_path):
