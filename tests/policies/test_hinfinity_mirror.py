@@ -76,9 +76,9 @@ def test_weights_are_as_large_as_they_were_drawn():
     torch.manual_seed(3)
     config = msgspec.structs.replace(CONFIG, actor_widths=(256, 128))
     networks = Networks(config, SEES, PRIVILEGED + SEEN, ACTS)
-    before = [float(layer.weight.std()) for layer in networks.actor.body if isinstance(layer, torch.nn.Linear)]
+    before = [float(layer.weight.detach().std()) for layer in networks.actor.body if isinstance(layer, torch.nn.Linear)]
     Mirror(SIDES, networks).begin()
-    after = [float(layer.weight.std()) for layer in networks.actor.body if isinstance(layer, torch.nn.Linear)]
+    after = [float(layer.weight.detach().std()) for layer in networks.actor.body if isinstance(layer, torch.nn.Linear)]
     assert after == pytest.approx(before, rel=0.1)
 
 
