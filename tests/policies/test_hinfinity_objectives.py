@@ -297,6 +297,20 @@ def test_the_constraint_is_about_what_the_disturber_causes():
     assert (first < second).all()
 
 
+def test_the_learner_compares_robots_alike_in_who_pushes_them():
+    """Whatever the pushed gain or lose, what the others are to learn stays what it was."""
+    learner = make_learner()
+    rollout, who = Rollout(4, 4, (5, 5, 2), torch.float32), torch.tensor([NOBODY, CHANCE, NOBODY, CHANCE])
+    rollout.reward[:] = torch.rand(4, 4, generator=torch.Generator().manual_seed(2))
+    found = []
+    for factor in (1.0, 100.0):
+        rollout.reward[:, 1] *= factor
+        found.append(learner._samples(rollout, who, False, torch.full((4,), -1.0))[0].advantage.reshape(4, 4))
+    torch.testing.assert_close(found[0][:, ::2], found[1][:, ::2])
+    assert not torch.allclose(found[0][:, 1::2], found[1][:, 1::2])
+    assert found[1][:, 1::2].std().item() == pytest.approx(1, abs=1e-3)
+
+
 def test_figures_of_forces_tell_what_the_disturber_causes():
     """In costs a second beyond those of robots that nobody pushes, and newtons that acted, rests included."""
     rollout = Rollout(2, 3, (1, 1, 1), torch.float32)
