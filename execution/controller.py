@@ -122,9 +122,9 @@ class ControllerCore:
         return self._measurements.sensors + self._tilt.sensors
 
     @property
-    def measured_ns(self) -> int | None:
-        """Stamp of the latest measurement that it took; None before the first."""
-        return self._measurements.newest_ns
+    def robot_tick_ns(self) -> int | None:
+        """When the robot measures: its ticks lie whole control periods from this time. None before the first."""
+        return self._measurements.tick_ns(self._period_ns)
 
     @property
     def mode(self) -> Mode:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Collection, Sequence
 
 from contracts import RobotContract, Sensor
 
 NANOSECONDS = 1_000_000_000
+KEPT_STAMPS = 16  # enough that a few late ones do not move their median
 
 
 class Measurements:
@@ -26,6 +28,7 @@ class Measurements:
         self._by_name = {s.name: s for s in self.sensors}
         self._timeout_ns = {s.name: round(s.timeout_s * NANOSECONDS) for s in self.sensors}
         self._stamp_ns: dict[str, int] = {}
+        self._recent_ns: deque[int] = deque(maxlen=KEPT_STAMPS)
         self._future_ns = future_ns
 
     def update(
@@ -45,6 +48,7 @@ class Measurements:
         if stamp_ns < self._stamp_ns.get(sensor, stamp_ns):
             return "out_of_order"
         self._stamp_ns[sensor] = stamp_ns
+        self._recent_ns.append(stamp_ns)
         self.values.update({field: float(given[field]) for field in fields})
         return None
 
@@ -56,10 +60,16 @@ class Measurements:
             if name not in self._stamp_ns or now_ns - self._stamp_ns[name] > timeout_ns
         ]
 
-    @property
-    def newest_ns(self) -> int | None:
-        """Stamp of the latest measurement; None before the first."""
-        return max(self._stamp_ns.values(), default=None)
+    def tick_ns(self, period_ns: int) -> int | None:
+        """When the robot measures: a steady time of which its ticks lie whole periods away. None before the first.
+
+        The latest measurement alone may have been stamped late, by a robot that was busy: the median of the latest few.
+        """
+        if not self._recent_ns:
+            return None
+        newest_ns, half_ns = self._recent_ns[-1], period_ns // 2
+        off_ns = sorted((stamp - newest_ns + half_ns) % period_ns - half_ns for stamp in self._recent_ns)
+        return newest_ns + off_ns[len(off_ns) // 2]
 
     def age_s(self, now_ns: int) -> float:
         """Seconds since the oldest of the latest measurements."""

@@ -117,8 +117,8 @@ class ControllerNode(ManagedNode):
         self._counted, self._counted_ages = Counter(core.counters), Counter(core.ages)
         self.loop = DeadlineLoop(self._robot.control_rate_hz)
         self.loop.pause_garbage_collection()
-        measured_ns = core.measured_ns
-        self.loop.restart(None if measured_ns is None else measured_ns + round(PHASE * self.loop.period_ns))
+        tick_ns = core.robot_tick_ns
+        self.loop.restart(None if tick_ns is None else tick_ns + round(PHASE * self.loop.period_ns))
         return TransitionCallbackReturn.SUCCESS
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:

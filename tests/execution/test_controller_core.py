@@ -238,6 +238,18 @@ def test_a_bad_measurement_is_dropped_and_counted(reason, names, values, age_ms)
     assert bench.tick().mode is Mode.RUN
 
 
+@pytest.mark.parametrize("late_ticks", [(3, 8, 9, 14), (5, 10, 15)])
+def test_a_few_late_stamps_do_not_move_the_robots_ticks(late_ticks) -> None:
+    """The latest one may be among them."""
+    core = ControllerCore(SAWYER)
+    assert core.robot_tick_ns is None, "nothing was measured yet"
+    for tick in range(16):
+        stamp = 1_000 * TICK + tick * TICK + (4 * MS if tick in late_ticks else 0)
+        core.on_fields("end_effector", stamp, EE, MIDDLE, stamp)
+    assert core.robot_tick_ns is not None
+    assert core.robot_tick_ns % TICK == 0
+
+
 def test_it_needs_no_sensor_that_no_limit_needs() -> None:
     core = ControllerCore(SAWYER)
     assert [s.name for s in core.needed_sensors] == ["end_effector"]

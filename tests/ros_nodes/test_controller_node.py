@@ -47,6 +47,7 @@ class FarSide(BeatingPeer):
         self.alive = {"sensor", "heartbeat", "chunk"}
         self.position = MIDDLE
         self.last: dict[str, float] = {}
+        self.measured: list[float] = []
         self._sensor = next(s for s in robot.sensors if s.name == "end_effector")
         self.pose = self.publisher(self._sensor.topic, PoseStamped, qos.SENSOR)
         self.heartbeat = self.publisher("heartbeat", Header, qos.HEARTBEAT)
@@ -69,6 +70,7 @@ class FarSide(BeatingPeer):
         if "sensor" in self.alive:
             self.pose.publish(sensor_message(self._sensor, time.time_ns(), self.position))
             self.last["sensor"] = time.monotonic()
+            self.measured.append(self.last["sensor"])
         if "heartbeat" in self.alive:
             self.heartbeat.publish(Header(stamp=to_stamp(time.time_ns())))
             self.last["heartbeat"] = time.monotonic()
@@ -119,6 +121,13 @@ def statistics(controller) -> dict:
 
 def counted(controller, wait_for, reason: str) -> None:
     wait_for(lambda: statistics(controller)["counters"].get(reason, 0) > 0, what=f"a count of {reason}")
+
+
+def usual_phase(times_s) -> float:
+    """Of what happens 80 times a second, in periods. A median on the circle: a busy machine delays some of it."""
+    phases = np.asarray(times_s) * 80
+    middle = np.angle(np.exp(2j * np.pi * phases).mean()) / (2 * np.pi)
+    return middle + np.median((phases - middle + 0.5) % 1 - 0.5)
 
 
 def test_configured_it_sends_nothing_active_it_sends_every_period(controller, far, wait_for) -> None:
@@ -295,10 +304,10 @@ def test_its_commands_lie_between_the_robots_ticks(controller, running, wait_for
     for _ in range(3):
         activate(controller)
         running.commands.clear()
-        wait_for(lambda: len(running.commands) > 20, what="commands")
-        heard = np.array([at for at, _ in running.commands])
-        phase = ((heard - running.last["sensor"]) * 80) % 1
-        assert 0.65 < np.median(phase) < 0.95, phase  # late, and yet in time for the next one
+        running.measured.clear()
+        wait_for(lambda: len(running.commands) > 40, what="commands")
+        heard = usual_phase([at for at, _ in running.commands]) - usual_phase(running.measured)
+        assert 0.65 < heard % 1 < 0.95, heard  # late, and yet in time for the next one
 
 
 def test_it_survives_a_lifecycle_request_that_makes_no_sense(controller, far, wait_for) -> None:
