@@ -30,7 +30,8 @@ from contracts import check_compatible, load_robot
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_start import check_start, choose_instruction
-from ros_nodes.graph import CONTROLLER, POLICY, TRANSPORTS, NodeProcess, describe_graph
+from ros_nodes.graph import CONTROLLER, POLICY, NodeProcess, describe_graph
+from ros_nodes.middleware import TRANSPORT_VARIABLES
 
 ARGUMENTS = {
     "robot": ("metaworld_sawyer", "name or path of the robot's contract"),
@@ -80,8 +81,9 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         instruction=instruction,
         imagine_hz=float(given["imagine_hz"]),
     )
-    transports = os.environ.get("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
-    actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports)]
+    actions: list[LaunchDescriptionEntity] = [
+        SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in TRANSPORT_VARIABLES.items()
+    ]
     for node in nodes:
         waits = given["activate"].lower() != "true" and node.name in (CONTROLLER, POLICY)
         actions += managed(node, activate=not waits)

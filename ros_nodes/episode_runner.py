@@ -10,7 +10,7 @@ from typing import Any
 from contracts import RobotContract
 from episodes.report import noise_carried_out, stolen_seconds
 from episodes.samples import is_sustained
-from ros_nodes.graph import BODY, CONTROLLER, DISCOVERY_S, POLICY, RECORDER
+from ros_nodes.graph import BODY, CONTROLLER, POLICY, RECORDER
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.run_report import EpisodeRow
 from ros_nodes.walk import WalkDirector, WalkPlan, walk_figures
@@ -61,7 +61,7 @@ class EpisodeRunner:
         self._client.wait_for_nodes(self._names, CONFIGURE_S)
         all_there = time.monotonic()
         self._client.transition(self._names, "configure", CONFIGURE_S)
-        self._client.wait_until(lambda: False, all_there + DISCOVERY_S - time.monotonic())
+        self._client.wait_until(lambda: False, all_there + self._client.discovery_s - time.monotonic())
 
     def run(self, index: int, seed: int) -> EpisodeRow:
         """One episode: a new file, a new start, then the policy drives until success or the time limit.

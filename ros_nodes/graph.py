@@ -5,9 +5,7 @@ Imports no ROS, so that a command can describe, check and print the graph anywhe
 
 from __future__ import annotations
 
-import random
 import signal
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,18 +15,8 @@ from execution.stitching import PREFIX_ACTIONS, split_stitching
 
 ParameterValue = bool | int | float | str | list[str]
 
-# Fast DDS's defaults lose every 640x480 best-effort picture; this carries them, p50 0.9 ms.
-TRANSPORTS = "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true"
-
 # One thread computes and sleeps when it waits: two that spin beside a control loop cost it its periods.
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OPENBLAS_NUM_THREADS": "1"}
-
-# Participants announce themselves every 3 s (Fast DDS's default): where the first announcements are lost, the next one
-# finds everybody. Topics are not connected before.
-DISCOVERY_S = 3.5
-
-DISCOVERY_PORT, PORTS_A_DOMAIN, FIRST_UNICAST_PORT = 7400, 250, 10  # DDSI-RTPS 2.2, 9.6.1.1
-HIGHEST_SAFE_DOMAIN = 101  # above, on Linux, the ports of a domain meet the ephemeral ones
 
 BODY, POLICY, CONTROLLER, RECORDER, REPLAY = (
     "mujoco_node",
@@ -186,33 +174,3 @@ def parameters_file(node: NodeProcess) -> dict[str, dict[str, dict[str, Paramete
     """The content of the node's ROS 2 parameters YAML. An empty list has no type in ROS: the default stays."""
     given = {k: v for k, v in node.parameters.items() if v != []}
     return {node.full_name: {"ros__parameters": given}}
-
-
-def middleware_environment(domain_id: int, user: Mapping[str, str]) -> dict[str, str]:
-    """Variables that all processes of one graph share; what the user has set stays.
-
-    ROS_AUTOMATIC_DISCOVERY_RANGE is LOCALHOST unless set: a robot in a laboratory does not obey the neighbour's desk.
-    """
-    defaults = {
-        "FASTDDS_BUILTIN_TRANSPORTS": TRANSPORTS,
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_DOMAIN_ID": str(domain_id),
-    }
-    return {name: user.get(name, value) for name, value in defaults.items()}
-
-
-def free_domain_id() -> int:
-    """A random ROS domain in which no participant of this machine is up."""
-    candidates = list(range(1, HIGHEST_SAFE_DOMAIN + 1))
-    random.SystemRandom().shuffle(candidates)
-    return next((d for d in candidates if _is_free(d)), candidates[0])
-
-
-def _is_free(domain_id: int) -> bool:
-    """True when the first participant's discovery port of the domain can be bound."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.bind(("", DISCOVERY_PORT + PORTS_A_DOMAIN * domain_id + FIRST_UNICAST_PORT))
-        except OSError:
-            return False
-    return True

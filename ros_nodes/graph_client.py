@@ -30,6 +30,7 @@ from contracts import RobotContract
 from execution.controller import Mode
 from ros_nodes import qos
 from ros_nodes.conversions import command_from_message, command_message
+from ros_nodes.middleware import discovery_s
 from ros_nodes.monitor import Monitor
 
 DISCOVERY_LOOK_S = 0.02  # a service's appearance gives no event in rclpy
@@ -60,6 +61,7 @@ class GraphClient:
         self.succeeded = False  # the body said so since this was last made False
         self.failed = False  # likewise: it said that the robot has not (or no longer) succeeded
         self.running = False  # the controller follows the policy
+        self.discovery_s = discovery_s(environment)  # after which nodes that are up have found each other
         with _environment(environment):  # read when the participant is made
             rclpy.init(
                 context=self._context,

@@ -24,8 +24,9 @@ from episodes.bag import BagEpisode, BagError, BagReader, RecordedMessage
 from episodes.samples import topic_name
 from execution.deadline import sleep_until
 from ros_nodes import qos
-from ros_nodes.graph import DISCOVERY_S, TRANSPORTS, Topic, recorded_topics
+from ros_nodes.graph import Topic, recorded_topics
 from ros_nodes.message_types import message_class
+from ros_nodes.middleware import TRANSPORT_VARIABLES, discovery_s
 from ros_nodes.node_main import Executor, Stop, run_node
 
 LOOK_UP_S = 0.1  # a request to stop is noticed within this
@@ -82,7 +83,7 @@ class ReplayNode(Node):
     def play(self, executor: Executor, stop: Stop) -> None:
         """Publish the episode, each message at its time; returns at the end or when `stop` is true."""
         self._advertise()
-        until = time.monotonic() + DISCOVERY_S
+        until = time.monotonic() + discovery_s(os.environ)
         while not stop and (left := until - time.monotonic()) > 0:
             executor.spin_once(min(left, LOOK_UP_S))
         self._leave_to_others()
@@ -176,7 +177,7 @@ def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int
     if not 0 < speed < float("inf"):
         raise ValueError(f"speed must be a positive number, not {speed}")
     _episode(BagReader(Path(path)), episode)
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS)
+    os.environ.update(TRANSPORT_VARIABLES | dict(os.environ))
     arguments = ["-p", f"bag:='{Path(path).resolve()}'", "-p", f"episode:={episode}", "-p", f"speed:={float(speed)}"]
     return run_node(ReplayNode, ["replay", "--ros-args", *arguments], spin=ReplayNode.play)
 

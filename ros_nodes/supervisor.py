@@ -21,8 +21,9 @@ from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_runner import EpisodeRunner
 from ros_nodes.episode_start import check_start, choose_instruction, task_text
-from ros_nodes.graph import RECORDER, describe_graph, free_domain_id, middleware_environment
+from ros_nodes.graph import RECORDER, describe_graph
 from ros_nodes.graph_client import GraphClient, GraphError
+from ros_nodes.middleware import free_domain_id, middleware_environment
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
 from ros_nodes.processes import NodeProcesses
 from ros_nodes.run_report import EpisodeRow, RunReport

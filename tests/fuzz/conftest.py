@@ -192,7 +192,7 @@ def bundle(request: pytest.FixtureRequest, robot: RobotContract, tmp_path_factor
 @pytest.fixture(scope="module")
 def middleware(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Variables of a ROS domain that nobody else is in; set for this process too while the module's tests run."""
-    from ros_nodes.graph import free_domain_id, middleware_environment
+    from ros_nodes.middleware import free_domain_id, middleware_environment
 
     logs = str(tmp_path_factory.mktemp("log"))
     variables = middleware_environment(free_domain_id(), {}) | {"ROS_LOG_DIR": logs}

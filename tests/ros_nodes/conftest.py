@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from contracts import RobotContract, load_robot
-from ros_nodes.graph import NodeProcess, free_domain_id, middleware_environment
+from ros_nodes.graph import NodeProcess
 from ros_nodes.graph_client import GraphClient
+from ros_nodes.middleware import free_domain_id, middleware_environment
 from ros_nodes.monitor import Monitor, NodeDied
 from ros_nodes.processes import NodeProcesses
 from tests.ros_nodes.peers import Peer

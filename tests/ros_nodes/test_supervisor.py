@@ -34,8 +34,6 @@ from ros_nodes.graph import (
     RECORDER,
     NodeProcess,
     describe_graph,
-    free_domain_id,
-    middleware_environment,
     parameters_file,
     recorded_topics,
 )
@@ -197,13 +195,6 @@ def test_every_topic_of_the_contract_is_recorded(robot):
     names = {topic.name for topic in recorded_topics(robot, ("corner2",))}
     assert {s.topic for s in robot.sensors} | {robot.camera("corner2").topic, robot.command.topic} <= names
     assert {"action_chunk", "applied_command", "episode", "success", "controller_state", "/diagnostics"} <= names
-
-
-def test_the_user_has_the_last_word_on_the_middleware():
-    assert middleware_environment(7, {})["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
-    chosen = middleware_environment(7, {"ROS_DOMAIN_ID": "3", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"})
-    assert (chosen["ROS_DOMAIN_ID"], chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"]) == ("3", "SUBNET")
-    assert 1 <= free_domain_id() <= 101
 
 
 # -- the report --------------------------------------------------------------------------------------------------------
