@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.locomotion import LocomotionContract
+from contracts.reflection import Reflection
 
 Float32 = NDArray[np.float32]
-Reflection = tuple[NDArray[np.int64], Float32]
-"""What a mirror shows of an array: which element takes each place, and its sign."""
 
 
 class Transition(Protocol):

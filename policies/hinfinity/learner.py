@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import huber_loss
 
+from contracts.reflection import Reflection
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.config import HInfinityConfig
-from policies.hinfinity.environment import Reflection
 from policies.hinfinity.figures import Tally, force_figures
 from policies.hinfinity.forces import DISTURBER, NOBODY
 from policies.hinfinity.guarded import Guard, GuardedAdam

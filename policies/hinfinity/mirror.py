@@ -8,12 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from contracts.reflection import VECTOR, Reflection, joined, unchanged
 from policies.checkpoint import CheckpointError
-from policies.hinfinity.environment import Reflection
 from policies.hinfinity.forces import SEEN
 from policies.hinfinity.networks import Networks
-
-ACROSS = np.arange(3), np.array((1, -1, 1), dtype=np.float32)  # of x forward, y left, z up
 
 
 class Mirror:
@@ -31,17 +29,17 @@ class Mirror:
 
     def __init__(self, environment: Mapping[str, Reflection], networks: Networks) -> None:
         observation, action = environment["observation"], environment["action"]
-        privileged = _join(environment["privileged"], _same(SEEN))  # pushed as hard and long, on either side
+        privileged = joined(environment["privileged"], unchanged(SEEN))  # pushed as hard and long, on either side
         actor, critic, disturber = networks.actor, networks.critic, networks.disturber
         self._sides: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
-        self._add_mlp(actor.estimator, observation, ACROSS)
-        self._add_mlp(actor.body, _join(observation, ACROSS), action)
+        self._add_mlp(actor.estimator, observation, VECTOR)
+        self._add_mlp(actor.body, joined(observation, VECTOR), action)
         self._add(actor.log_std, (action[0], np.ones_like(action[1])))
-        self._add_mlp(critic.body, privileged, _same(2))
+        self._add_mlp(critic.body, privileged, unchanged(2))
         if disturber is not None:
-            self._add_mlp(disturber.policy.body, privileged, ACROSS)
-            self._add(disturber.policy.log_std, _same(3))
-            self._add_mlp(disturber.value, privileged, _same(1))
+            self._add_mlp(disturber.policy.body, privileged, VECTOR)
+            self._add(disturber.policy.log_std, unchanged(3))
+            self._add_mlp(disturber.value, privileged, unchanged(1))
 
     @torch.no_grad()
     def begin(self) -> None:
@@ -89,14 +87,3 @@ def _mean(values: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:
 def _halves(count: int) -> Reflection:
     """Of hidden units: those of one half are the partners of the other's."""
     return np.roll(np.arange(count), count // 2), np.ones(count, dtype=np.float32)
-
-
-def _same(count: int) -> Reflection:
-    """Of what is the same on either side."""
-    return np.arange(count), np.ones(count, dtype=np.float32)
-
-
-def _join(first: Reflection, second: Reflection) -> Reflection:
-    """One after the other."""
-    order, sign = first
-    return np.concatenate((order, second[0] + len(order))), np.concatenate((sign, second[1]))

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from contracts.locomotion import LocomotionContract
+from contracts.reflection import AXIAL, VECTOR, Reflection, joined, signed, unchanged
 from sim.legged.figures import JOINTS, LEGS
 from sim.legged.privileged import SCAN
 
-Reflection = tuple[NDArray[np.int64], NDArray[np.float32]]
-"""Which element takes each place, and its sign."""
-
-VECTOR = (1.0, -1.0, 1.0)  # of a velocity or a force: x forward, y left, z up
-AXIAL = (-1.0, 1.0, -1.0)  # of a turning about these axes
-COMMAND = (1.0, -1.0, -1.0)  # forward, left, turning about z
+COMMAND = signed((1, -1, -1))  # forward, left, turning about z
 
 
 def mirror(contract: LocomotionContract) -> dict[str, Reflection]:
     """Of `observation` (with its history), `privileged` and `action` of a task with this contract, by name."""
     joints = _joints()
-    seen = _join(_signs(COMMAND), _signs(AXIAL), _signs(VECTOR), joints, joints, joints)
+    seen = joined(COMMAND, AXIAL, VECTOR, joints, joints, joints)
     # As `privileged_observation` has them: velocity, force, contacts, height, delay, then a model's payload, friction,
     # stiffness, damping and shift of the centre of mass, then the ground about it.
-    privileged = _join(seen, _signs(VECTOR), _signs(VECTOR), _legs(), _signs((1.0,) * 6), _signs(VECTOR), _scan())
-    return {"observation": _join(*[seen] * contract.history), "privileged": privileged, "action": joints}
+    privileged = joined(seen, VECTOR, VECTOR, _legs(), unchanged(6), VECTOR, _scan())
+    return {"observation": joined(*[seen] * contract.history), "privileged": privileged, "action": joints}
 
 
 def _legs() -> Reflection:
@@ -45,14 +40,3 @@ def _scan() -> Reflection:
     """Each point's place is taken by the one across."""
     points = [tuple(point) for point in SCAN[0]]
     return np.array([points.index((x, -y)) for x, y in points]), np.ones(len(points), dtype=np.float32)
-
-
-def _signs(signs: tuple[float, ...]) -> Reflection:
-    return np.arange(len(signs)), np.array(signs, dtype=np.float32)
-
-
-def _join(*parts: Reflection) -> Reflection:
-    """One after another."""
-    starts = np.cumsum([0] + [len(order) for order, _ in parts])
-    order = np.concatenate([order + start for (order, _), start in zip(parts, starts[:-1], strict=True)])
-    return order, np.concatenate([sign for _, sign in parts])

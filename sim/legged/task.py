@@ -19,11 +19,12 @@ from contracts.locomotion import (
     LocomotionContract,
     roll_history,
 )
+from contracts.reflection import Reflection
 from sim.legged.batch import BatchedQuadruped
 from sim.legged.commands import Commands, Indices, TerrainLevels
 from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep
 from sim.legged.figures import JOINTS, QuadrupedFigures, load_figures
-from sim.legged.mirror import Reflection, mirror
+from sim.legged.mirror import mirror
 from sim.legged.privileged import PRIVILEGED_SIZE, VELOCITY, privileged_observation
 from sim.legged.randomization import HIMLOCO, Randomization
 from sim.legged.rewards import reward_terms, weighted_terms

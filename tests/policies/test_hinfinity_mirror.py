@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from contracts.reflection import VECTOR
 from policies.checkpoint import CheckpointError
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import SEEN
 from policies.hinfinity.guarded import Guard, GuardedAdam
-from policies.hinfinity.mirror import ACROSS, Mirror
+from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Networks
 
 CONFIG = HInfinityConfig(
@@ -63,7 +64,7 @@ def assert_symmetric(networks: Networks) -> None:
     here = outputs(networks, seen, privileged)
     there = outputs(networks, shown(seen, SIDES["observation"]), shown(privileged, SIDES["privileged"]))
     for name, value in here.items():
-        kind = {"action": SIDES["action"], "velocity": ACROSS, "force": ACROSS}.get(name)
+        kind = {"action": SIDES["action"], "velocity": VECTOR, "force": VECTOR}.get(name)
         torch.testing.assert_close(there[name], value if kind is None else shown(value, kind), atol=1e-6, rtol=1e-4)
         assert value.std(dim=0).min() > 1e-3  # nothing is the same because it is always the same
 
