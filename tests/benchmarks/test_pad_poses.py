@@ -13,9 +13,9 @@ from benchmarks.pad_poses import EVERY, episode_means, pose_errors
 from contracts import RobotContract, load_robot
 from episodes.dataset import DatasetWriter, EpisodeData
 from policies.base import make_contract
-from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
 from policies.pad.config import PadConfig
 from policies.pad.policy import PadPolicy
+from tests.checkpoints import write_checkpoint
 
 STATE, CAMERA = "observation.state", "observation.images.corner2"
 SPEED = np.array([0.4, -0.2, 0.1, 1.0], np.float32)  # m/s, and the gripper
@@ -52,13 +52,9 @@ def dataset(robot: RobotContract, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def checkpoint(robot: RobotContract, path: Path, tasks: str) -> Path:
-    path.mkdir()
     config = PadConfig(size="2x32x2", vae_channels=(8, 8), text_dim=8, inference_steps=2)
     policy = PadPolicy(config, make_contract("pad", config, robot, "image", tasks))
-    written = CheckpointConfig(policy=config.to_dict(), contract=policy.contract, robot=robot, training={})
-    write_config(path, written)
-    write_tensors(path / WEIGHTS_FILE, policy.state_dict(), {})
-    return path
+    return write_checkpoint(policy, robot, path)
 
 
 def test_the_error_is_the_distance_to_where_the_demonstration_goes(robot, dataset, tmp_path, monkeypatch) -> None:

@@ -167,9 +167,9 @@ def bundle(request: pytest.FixtureRequest, robot: RobotContract, tmp_path_factor
     import torch
 
     from policies.base import make_contract
-    from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
     from policies.export import export
     from policies.registry import policy_type
+    from tests.checkpoints import write_checkpoint
 
     kind = policy_type(request.param)
     config = kind.config_type.from_dict(
@@ -180,9 +180,7 @@ def bundle(request: pytest.FixtureRequest, robot: RobotContract, tmp_path_factor
     policy = kind(config, contract)
     reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
     policy.fit_normalization({"observation.state": {"min": [-1.0] * 4, "max": [1.0] * 4}, "action": reach})
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    write_config(checkpoint, CheckpointConfig(policy=config.to_dict(), contract=contract, robot=robot, training={}))
-    write_tensors(checkpoint / WEIGHTS_FILE, policy.state_dict(), {})
+    checkpoint = write_checkpoint(policy, robot, tmp_path_factory.mktemp("checkpoint"))
     return export(checkpoint, tmp_path_factory.mktemp("bundles") / "untrained")
 
 

@@ -20,11 +20,11 @@ from policies.base import make_contract
 from policies.carp.config import CarpConfig
 from policies.carp.policy import CarpPolicy
 from policies.carp.tokenizer import Quantizer
-from policies.checkpoint import CheckpointConfig, write_config, write_tensors
 from policies.config import TrainingConfig
 from policies.diffusion.config import DiffusionConfig
 from policies.diffusion.policy import DiffusionPolicy
 from policies.train import train_policy
+from tests.checkpoints import write_checkpoint
 
 TINY = DiffusionConfig(widths=(16, 32), kernel_size=3, timestep_dim=16, image_width=8, keypoints=8, inference_steps=5)
 QUICK = TrainingConfig(steps=20, batch_size=8, warmup_steps=5, learning_rate=1e-3, threads=1)
@@ -87,9 +87,7 @@ def make_checkpoint(
         contract = make_contract("diffusion", config, robot, observation_set, "open the drawer")
         policy = DiffusionPolicy(config, contract).eval()
         policy.fit_normalization(Dataset(datasets[observation_set]).statistics())
-        path.mkdir(parents=True)
-        write_config(path, CheckpointConfig(policy=config.to_dict(), contract=contract, robot=robot, training={}))
-        write_tensors(path / "model.safetensors", policy.state_dict(), {})
+        write_checkpoint(policy, robot, path)
         return policy
 
     return make

@@ -13,7 +13,7 @@ import torch
 
 from execution.observation import Observation
 from policies.carp.policy import CarpPolicy
-from policies.checkpoint import CheckpointConfig, load_checkpoint, write_config, write_tensors
+from policies.checkpoint import load_checkpoint
 from policies.export import export
 from policies.loading import load_runtime
 from policies.runtime import BundleError, Runtime
@@ -21,6 +21,7 @@ from policies.runtime.graphs import Array, GraphRunner
 from policies.runtime.sampler import CarpSampler
 from policies.runtime.sessions import Session
 from policies.torch_runtime import TorchGraph
+from tests.checkpoints import write_checkpoint
 
 BACKENDS = ("openvino", "onnxruntime")
 PERIOD_NS = 12_500_000
@@ -38,10 +39,7 @@ def drawing(make_carp, robot, tmp_path_factory) -> tuple[CarpPolicy, Path]:
     """A policy that sees pictures and draws its tokens, and its bundle."""
     root = tmp_path_factory.mktemp("carp-image")
     policy = make_carp("image", top_k=4, scales=(1, 4), depth=1, image_history=2, modulation="block")
-    config = CheckpointConfig(policy=policy.config.to_dict(), contract=policy.contract, robot=robot, training={})
-    write_config(root, config)
-    write_tensors(root / "model.safetensors", policy.state_dict(), {})
-    return policy, export(root, root / "bundle")
+    return policy, export(write_checkpoint(policy, robot, root), root / "bundle")
 
 
 def torch_runtime_of(policy: CarpPolicy, robot) -> Runtime:

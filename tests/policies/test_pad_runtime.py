@@ -14,7 +14,6 @@ import torch
 
 from contracts import RobotContract
 from policies.base import make_contract
-from policies.checkpoint import CheckpointConfig, write_config, write_tensors
 from policies.export import export
 from policies.loading import load_runtime
 from policies.pad.config import PadConfig
@@ -26,6 +25,7 @@ from policies.runtime.graphs import GraphRunner
 from policies.runtime.pad import PadSession, denoised, follow, painted
 from policies.runtime.sampler import PadChannel, PadSampler, PadStep, sampler_from_json
 from policies.torch_runtime import TorchGraph
+from tests.checkpoints import write_checkpoint
 
 STATE, CAMERA = "observation.state", "observation.images.corner2"
 TINY = PadConfig(size="2x32x2", vae_channels=(8, 8), text_dim=8, inference_steps=4)
@@ -60,14 +60,6 @@ def make_policy(robot: RobotContract, task: str = TASKS, **changes: Any) -> PadP
         for weight in policy.parameters():  # as a bundle stores them
             weight.copy_(weight.half())
     return policy
-
-
-def write_checkpoint(policy: PadPolicy, robot: RobotContract, path: Path) -> Path:
-    path.mkdir(parents=True)
-    config = CheckpointConfig(policy=policy.config.to_dict(), contract=policy.contract, robot=robot, training={})
-    write_config(path, config)
-    write_tensors(path / "model.safetensors", policy.state_dict(), {})
-    return path
 
 
 @pytest.fixture(scope="module")

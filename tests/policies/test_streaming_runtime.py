@@ -16,7 +16,7 @@ from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
 from execution.observation import Observation
 from policies.base import make_contract
-from policies.checkpoint import CheckpointConfig, CheckpointError, load_checkpoint, write_config, write_tensors
+from policies.checkpoint import CheckpointError, load_checkpoint
 from policies.config import TrainingConfig
 from policies.export import export
 from policies.runtime import BundleError, PolicyOutputError, Runtime
@@ -27,6 +27,7 @@ from policies.streaming.policy import StreamingPolicy
 from policies.torch_runtime import TorchGraph
 from policies.train import train_policy
 from policies.unet import ConditionalUNet1d
+from tests.checkpoints import write_checkpoint
 
 PERIOD_NS = 12_500_000
 TINY = StreamingConfig(horizon=8, widths=(8, 16), level_dim=8, noise_levels=40, image_width=8, keypoints=8)
@@ -55,14 +56,6 @@ def make_policy(datasets: dict[str, Path], robot, observation_set: str = "state"
 def in_torch(policy: StreamingPolicy, robot) -> Runtime:
     runners = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
     return Runtime(policy.contract, robot, policy.sampler(), runners)
-
-
-def write_checkpoint(policy: StreamingPolicy, robot, path: Path) -> Path:
-    path.mkdir(parents=True)
-    config = CheckpointConfig(policy=policy.config.to_dict(), contract=policy.contract, robot=robot, training={})
-    write_config(path, config)
-    write_tensors(path / "model.safetensors", policy.state_dict(), {})
-    return path
 
 
 class SlowStream:

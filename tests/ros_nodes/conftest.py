@@ -125,10 +125,10 @@ def _export_untrained(robot: RobotContract, task: str, tmp_path_factory) -> Path
     import torch
 
     from policies.base import make_contract
-    from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
     from policies.diffusion.config import DiffusionConfig
     from policies.diffusion.policy import DiffusionPolicy
     from policies.export import export
+    from tests.checkpoints import write_checkpoint
 
     config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=4)
     contract = make_contract("diffusion", config, robot, "state", task)
@@ -137,7 +137,5 @@ def _export_untrained(robot: RobotContract, task: str, tmp_path_factory) -> Path
     size = contract.observations[0].feature.shape[0]
     reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
     policy.fit_normalization({"observation.state": {"min": [-1.0] * size, "max": [1.0] * size}, "action": reach})
-    checkpoint = tmp_path_factory.mktemp("checkpoint")
-    write_config(checkpoint, CheckpointConfig(policy=config.to_dict(), contract=contract, robot=robot, training={}))
-    write_tensors(checkpoint / WEIGHTS_FILE, policy.state_dict(), {})
+    checkpoint = write_checkpoint(policy, robot, tmp_path_factory.mktemp("checkpoint"))
     return export(checkpoint, tmp_path_factory.mktemp("bundles") / "untrained")

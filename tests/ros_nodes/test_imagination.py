@@ -116,10 +116,10 @@ def imagining_bundle(robot, tmp_path_factory):
     import torch
 
     from policies.base import make_contract
-    from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
     from policies.export import export
     from policies.pad.config import PadConfig
     from policies.pad.policy import PadPolicy
+    from tests.checkpoints import write_checkpoint
 
     config = PadConfig(size="1x32x2", vae_channels=(8, 8), text_dim=8, inference_steps=1)
     torch.manual_seed(0)
@@ -128,11 +128,7 @@ def imagining_bundle(robot, tmp_path_factory):
     ranges = {"min": np.array([-0.5, 0.4, 0, 0], np.float32), "max": np.array([0.5, 1, 0.5, 1], np.float32)}
     policy.fit_normalization({"observation.state": ranges, "action": {"min": -0.8 * np.ones(4), "max": np.ones(4)}})
     path = tmp_path_factory.mktemp("imagining")
-    (path / "checkpoint").mkdir()
-    written = CheckpointConfig(policy=config.to_dict(), contract=policy.contract, robot=robot, training={})
-    write_config(path / "checkpoint", written)
-    write_tensors(path / "checkpoint" / WEIGHTS_FILE, policy.state_dict(), {})
-    return export(path / "checkpoint", path / "bundle")
+    return export(write_checkpoint(policy, robot, path / "checkpoint"), path / "bundle")
 
 
 class Body:
