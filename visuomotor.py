@@ -6,6 +6,8 @@ control rate, and replay what happened. `visuomotor COMMAND --help` explains a c
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from functools import partial
 from pathlib import Path
@@ -481,7 +483,19 @@ def main() -> None:
     try:
         sys.exit(app.cli(prog="visuomotor", description=__doc__))
     except (ValueError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            sys.exit(141)  # as a shell says of a command that SIGPIPE ended
         sys.exit(f"visuomotor: {error}")
+
+
+def _nobody_reads() -> bool:
+    """True when who read the output, such as `head`, has seen enough and gone; what is left is let go."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 if __name__ == "__main__":

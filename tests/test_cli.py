@@ -75,6 +75,16 @@ def test_a_mistake_is_one_message_that_names_it(arguments: list[str], expected: 
     assert not (tmp_path / "elsewhere").exists()
 
 
+def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
+    command = [sys.executable, "-m", "visuomotor", "train", "hinfinity", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait() == 141
+
+
 def test_collecting_again_adds_nothing(dataset: Path) -> None:
     before = {p: p.read_bytes() for p in dataset.rglob("*.parquet")}
     done = visuomotor("collect", "drawer-open", "--episodes", 2, "--output", dataset)
