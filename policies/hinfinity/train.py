@@ -107,7 +107,7 @@ class Trainer:
         if start_from is not None:
             begin_with(self.networks, start_from)
             if mirror is not None:
-                mirror.check(str(start_from))
+                mirror.go_on_from(str(start_from))
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
