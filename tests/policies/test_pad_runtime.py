@@ -33,9 +33,17 @@ TASKS = "open the drawer\nclose the drawer"
 BACKENDS = ("openvino", "onnxruntime")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dpm++": (TASKS, {}),
-    "ddim, one task": ("open the drawer", {"solver": "ddim", "prediction_type": "v_prediction"}),
     "no pictures": (TASKS, {"predict_images": False, "prediction_type": "sample", "poses": "relative"}),
-    "history": (TASKS, {"state_history": 2, "image_history": 2, "poses": "relative"}),
+    "ddim, one task, history": (
+        "open the drawer",
+        {
+            "solver": "ddim",
+            "prediction_type": "v_prediction",
+            "state_history": 2,
+            "image_history": 2,
+            "poses": "relative",
+        },
+    ),
 }
 
 

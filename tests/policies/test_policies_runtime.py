@@ -20,9 +20,7 @@ from policies.runtime.graphs import GraphRunner
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "state-ddim": ("state", {"inference_steps": 10}),
-    "state-ddpm": ("state", {"scheduler": "ddpm"}),
-    "image-ddim": ("image", {"inference_steps": 4, "image_history": 2}),
-    "image-ddpm": ("image", {"scheduler": "ddpm", "train_timesteps": 20, "inference_steps": 20}),
+    "image-ddpm": ("image", {"scheduler": "ddpm", "train_timesteps": 20, "inference_steps": 20, "image_history": 2}),
 }
 BACKENDS = ("openvino", "onnxruntime")
 
@@ -86,8 +84,8 @@ def test_sessions_are_reproducible_and_do_not_share_their_randomness(exported, m
 def test_actions_never_leave_the_range_of_the_data(exported, make_observation, datasets):
     from episodes.dataset import Dataset
 
-    policy, _, bundle = exported["state-ddpm"]
-    statistics = Dataset(datasets["state"]).statistics()["action"]
+    policy, _, bundle = exported["image-ddpm"]
+    statistics = Dataset(datasets["image"]).statistics()["action"]
     session = Runtime.load(bundle).start(0)
     for seed in range(3):
         actions = session.act(make_observation(policy.contract, seed)).actions
@@ -122,7 +120,7 @@ def changed(observation: Observation, key: str, value) -> Observation:
     ],
 )
 def test_observation_that_breaks_the_contract_is_refused(key, value, message, exported, make_observation):
-    policy, _, bundle = exported["image-ddim"]
+    policy, _, bundle = exported["image-ddpm"]
     session = Runtime.load(bundle, backend="onnxruntime").start(0)
     observation = make_observation(policy.contract)
     with pytest.raises(ValueError, match=message):
@@ -177,7 +175,7 @@ def test_export_keeps_the_model_card_and_replaces_the_rest(exported, tmp_path):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_robot_needs_no_torch(backend, exported):
-    _, _, bundle = exported["image-ddim"]
+    _, _, bundle = exported["image-ddpm"]
     script = f"""
 import sys
 import numpy as np
