@@ -6,18 +6,23 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 
+import visuomotor
 from contracts import ContractError, RobotContract, check_compatible, differences, load_robot
 from execution.observation import ObservationAssembler
 from policies.checkpoint import CheckpointError, write_tensors
 from policies.export import export
-from policies.hinfinity.checkpoint import STATE_FILE, load_networks
+from policies.hinfinity.checkpoint import STATE_FILE, load_config, load_networks
+from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.export import training_command
 from policies.loading import load_runtime
 from policies.runtime import BundleError, PolicyOutputError, Runtime
 from policies.runtime.bundle import write_manifest
@@ -209,6 +214,31 @@ def test_what_is_not_finite_is_refused_and_forgotten(walking_bundle) -> None:
     feed.measure(START + TICK, joints())
     assert np.isfinite(list(feed.act(START + TICK).values())).all()
     assert (feed.seen(START + TICK)[:, 33:] == 0).all()
+
+
+def test_the_command_on_a_card_trains_the_same_again(walking_checkpoint, monkeypatch, tmp_path) -> None:
+    given = load_config(walking_checkpoint)
+    options = HInfinityConfig(mirror=False, disturber="random", hold=(5, 9), actor_widths=(8, 4), fall=-0.25, threads=1)
+    again = []
+
+    class Recorded:
+        def __init__(self, task, robot, *rest) -> None:
+            again.append((task, robot, *rest))
+
+        def run(self) -> SimpleNamespace:
+            return SimpleNamespace(
+                steps=0, elapsed_s=0, velocity_error=0, falls_per_minute=0, checkpoint="", interrupted=False
+            )
+
+    monkeypatch.setattr("policies.hinfinity.train.Trainer", Recorded)
+    monkeypatch.setattr("sim.legged.task.make_task", lambda *asked: nullcontext(asked))
+    for start in (None, "runs/before", str(tmp_path / "before")):
+        written = msgspec.structs.replace(given, config=options, start_from=start)
+        visuomotor.app.cli(args=[*training_command(written).split()[1:], "--output", "x"])
+        (robot, terrain, environments, *_), _, trained, _, _, began = again[-1]
+        assert (robot, terrain, environments) == ("go2", "flat", 12)
+        assert trained == options
+        assert began == (None if start is None else Path("before") if Path(start).is_absolute() else Path(start))
 
 
 def test_the_bundle_says_what_it_is_and_nothing_of_where_it_was_made(walking_bundle, walking_checkpoint) -> None:

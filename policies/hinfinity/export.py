@@ -154,9 +154,15 @@ def training_command(config: LocomotionCheckpoint) -> str:
     terrain = "flat" if not kinds else "rough" if set(kinds) <= {"flat", "rough"} else "all"
     words = ["visuomotor train hinfinity", f"--robot {config.robot} --terrain {terrain}"]
     words += [f"--envs {environment['environments']}"] if "environments" in environment else []
+    if config.start_from is not None:  # a bundle does not tell of the machine that made it
+        start = Path(config.start_from)
+        words.append(f"--start-from {start.name if start.is_absolute() else start}")
     defaults = HInfinityConfig().to_dict()
     for name, value in config.config.to_dict().items():
         if value != defaults[name] and value is not None:
-            text = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-            words.append(f"--{name.replace('_', '-')} {text}")
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                words.append(f"--{option} {' '.join(map(str, value)) if isinstance(value, tuple | list) else value}")
     return " ".join(words)
