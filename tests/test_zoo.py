@@ -33,7 +33,7 @@ def task_of(bundle: Path) -> str:
 
 def test_the_zoo_is_not_empty() -> None:
     expected = {"diffusion-drawer-open", "diffusion-drawer-open-image", "carp-drawer-open", "carp-mt10"}
-    expected |= {"streaming-push"}
+    expected |= {"streaming-push", "pad-nano", "hinfinity-go2", "hinfinity-aliengo"}
     assert expected <= {bundle.name for bundle in BUNDLES}
 
 
