@@ -1,4 +1,7 @@
-"""CARP behind the runtime: a bundle acts as its network does, and a chunk goes on where the one before was."""
+"""CARP behind the runtime: bundles act as networks do, a chunk goes on where the one before was, and what was learned.
+
+All that needs a trained one is here, so that it is trained once.
+"""
 
 from __future__ import annotations
 
@@ -330,3 +333,61 @@ def test_sessions_do_not_share_their_randomness(make_carp, robot, make_observati
     first, second = runtime.start(1), runtime.start(1)
     turns = [(first.act(observation).actions, second.act(observation).actions) for _ in range(2)]
     assert all(np.array_equal(one, other) for one, other in turns)
+
+
+# What it has learned -------------------------------------------------------------------------------------------------
+
+
+def expected_chunks(actions: np.ndarray) -> np.ndarray:
+    """Every chunk of a demonstration that does not reach past its end [25, 16, 4]."""
+    return actions[np.arange(25)[:, None] + np.arange(16)]
+
+
+@torch.no_grad()
+def test_overfits_two_tasks_and_gives_the_actions_of_the_one_it_is_told(carp_trained, carp_demonstrations):
+    """Both tasks show the same states: only `task` can tell them apart."""
+    policy, config = load_checkpoint(carp_trained)
+    assert isinstance(policy, CarpPolicy)
+    assert config.contract.instructions == tuple(carp_demonstrations)
+    chunks = {name: expected_chunks(actions) for name, (_, actions) in carp_demonstrations.items()}
+    ranges = np.ptp(np.concatenate(list(chunks.values())), axis=(0, 1))[:3]
+    for task, (name, (states, _)) in enumerate(carp_demonstrations.items()):
+        condition = policy.encoder(torch.from_numpy(states[:25, None]), torch.full((25,), task))
+        found = policy.generate(condition)[0].numpy()
+        errors = {other: (np.abs(found - chunk)[..., :3] / ranges).mean() for other, chunk in chunks.items()}
+        assert errors.pop(name) < 0.05
+        assert min(errors.values()) > 0.2
+        reversed_in_time = np.abs(found - chunks[name][:, ::-1])[..., :3] / ranges
+        assert reversed_in_time.mean() > 0.1
+        np.testing.assert_allclose(found[..., 3], 1, atol=1e-6)  # never varied, so never varies
+
+
+@torch.no_grad()
+def test_most_tokens_are_known_after_training(carp_trained, carp_demonstrations):
+    policy, _ = load_checkpoint(carp_trained)
+    assert isinstance(policy, CarpPolicy)
+    batch = {
+        "observation.state": torch.from_numpy(np.concatenate([s[:25, None] for s, _ in carp_demonstrations.values()])),
+        "task": torch.arange(2).repeat_interleave(25),
+        "action": torch.from_numpy(np.concatenate([expected_chunks(a) for _, a in carp_demonstrations.values()])),
+    }
+    _, figures = policy.loss(batch, torch.Generator())
+    assert figures["scale_1"] < 0.5
+    assert max(figures.values()) < 0.5 * np.log(policy.config.codes)  # half of what a guess would cost
+    _, confused = policy.loss({**batch, "task": 1 - batch["task"]}, torch.Generator())
+    assert all(confused[name] > 1.5 * figure for name, figure in figures.items())
+
+
+def test_an_instruction_that_was_not_learned_is_refused_with_those_that_were(carp_trained, carp_demonstrations):
+    runtime = load_runtime(carp_trained)
+    listed = "\n  - open the drawer\n  - close the drawer"
+    for instruction, reason in (("fly", "does not know the instruction 'fly'"), (None, "must be told")):
+        with pytest.raises(ValueError, match=reason) as refusal:
+            runtime.start(0, instruction)
+        assert str(refusal.value).endswith(listed)
+    states, _ = carp_demonstrations["open the drawer"]
+    observation = Observation(0, {"observation.state": states[10:11]})
+    opened, closed = (runtime.start(0, name).act(observation).actions for name in carp_demonstrations)
+    for name, found in (("open the drawer", opened), ("close the drawer", closed)):
+        assert np.abs(found - carp_demonstrations[name][1][10:26]).mean() < 0.07
+    assert np.abs(opened - closed).max() > 0.3

@@ -404,11 +404,10 @@ def test_learns_a_demonstration_by_heart_and_gives_its_poses_back(small, predict
     policy.poses.fit({"min": there.min(0), "max": there.max(0)})
     optimizer = torch.optim.AdamW((p for p in policy.parameters() if p.requires_grad), 3e-3)
     generator = torch.Generator().manual_seed(1)
-    several = {key: value.repeat(4, *[1] * (value.ndim - 1)) for key, value in batch.items()}
     for step in range(300):
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 300)
         optimizer.zero_grad()
-        policy.loss(several, generator)[0].backward()
+        policy.loss(batch, generator)[0].backward()
         optimizer.step()
     found = policy.eval().sample(batch, generator)["poses"]
     spread = (there.max(0) - there.min(0))[:3]
