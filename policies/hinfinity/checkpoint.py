@@ -21,6 +21,7 @@ from policies.checkpoint import (
     write_atomically,
     write_tensors,
 )
+from policies.ema import ExponentialMovingAverage
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment
 from policies.hinfinity.forces import ForceLimits, Forces
@@ -146,12 +147,14 @@ class TrainingState:
 
     Attributes:
         learner: the networks, their optimisers, the learning rate and lambda.
+        average: of the actor's weights.
         forces, limits: on the robots now, and at most.
         environment: where the robots are.
         generator: of all that is random.
     """
 
     learner: Learner
+    average: ExponentialMovingAverage
     forces: Forces
     limits: ForceLimits
     environment: Environment
@@ -160,8 +163,10 @@ class TrainingState:
     def save(self, output: Path, progress: Progress) -> None:
         """Write weights and state, each file atomically, the state last."""
         weights = self.learner.networks.state_dict()
-        write_tensors(output / WEIGHTS_FILE, weights, {"iteration": str(progress.iteration)})
+        average = {f"actor.{name}": value for name, value in self.average.shadow.items()}
+        write_tensors(output / WEIGHTS_FILE, weights | average, {"iteration": str(progress.iteration)})
         tensors = {f"weights.{name}": value for name, value in weights.items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.shadow.items()}
         for name, parameter, optimizer in _optimized(self.learner):
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
@@ -179,6 +184,8 @@ class TrainingState:
         try:
             progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
             load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
+            for name, value in self.average.shadow.items():
+                value.copy_(tensors[f"average.{name}"])
             _load_moments(learner, _part(tensors, "optimizer."))
             for name, value in _part(tensors, "forces.").items():
                 getattr(self.forces, name).copy_(value)

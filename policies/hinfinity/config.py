@@ -29,6 +29,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
         desired_kl: between the policies before and after an update.
         gradient_clip: largest norm of the gradient.
+        ema_decay: what is deployed is a running mean of the actor's weights, of which so much stays in an iteration:
+            from one iteration to the next, how many pushes are survived changes more than it does in a hundred.
         fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
             trying to walk; 0 lets those fall that earn less than nothing.
         fall_pushed: what it is worth to a robot that is pushed with up to force_max_n; evenly in between. Under strong
@@ -74,7 +76,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             it, else fp32. Weights and optimisers are always fp32.
         seed: of the first weights, the actions, the forces and the minibatches.
         checkpoint_every_s: seconds between two checkpoints.
-        threads: of PyTorch; None leaves them as they are. Collection and learning take turns, so both may have all.
+        threads: that collect and learn, in turns; None: one for each core. What is learned does not depend on them.
     """
 
     disturber: Literal["hinfinity", "random", "none"] = "hinfinity"
@@ -96,17 +98,18 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     desired_kl: float = 0.015
     gradient_clip: float = 1.0
+    ema_decay: float = 0.97
     fall: float = -0.6
     fall_pushed: float = -2.5
     mirror: bool = True
-    eta: float = 0.01
-    lambda_start: float = 0.5
+    eta: float = 0.015
+    lambda_start: float = 0.1
     lambda_rate: float = 0.01
-    lambda_max: float = 1.0
+    lambda_max: float = 0.5
     warmup: int = 150
     force_start_n: float = 20.0
     force_max_n: float = 250.0
-    force_ramp: int = 250
+    force_ramp: int = 120
     bearable_falls: float = 4.0
     bearable_falls_aimed: float = 8.0
     vertical: float = 0.3
@@ -114,12 +117,12 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     rest: tuple[int, int] = (0, 50)
     rest_aimed: float = 0.2
     settle: tuple[int, int] = (25, 75)
-    share_random: float = 0.45
-    share_none: float = 0.25
+    share_random: float = 0.6
+    share_none: float = 0.15
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
     disturber_entropy: float = 0.01
-    disturber_mean: float = 2.5
+    disturber_mean: float = 1.0
     disturber_std: float = 0.5
     disturber_lam: float = 0.99
     disturber_fall: float = 5.0
@@ -168,6 +171,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             smallest <= self.disturber_std <= 1,
             f"disturber_std must be within [{smallest:g}, 1], not {self.disturber_std}: it begins with 1",
         )
+        require(0 <= self.ema_decay < 1, f"ema_decay must be within [0, 1), not {self.ema_decay}")
         require(0 < self.gamma < 1, f"gamma must be within (0, 1), not {self.gamma}")
         for name, value in {"lam": self.lam, "disturber_lam": self.disturber_lam}.items():
             require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")

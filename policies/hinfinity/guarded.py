@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from policies.hinfinity.mirror import Mirror
+from policies.hinfinity.slopes import Slope, slope
 from policies.trainer import TrainingDiverged
 
 MOST_BAD = 50  # updates one after another: then training has diverged
@@ -51,13 +53,17 @@ class GuardedAdam:
 
     def step(self, loss: Tensor, learning_rate: float, name: str) -> bool:
         """Descend, unless loss or gradient is not finite; whether it was done. Raises TrainingDiverged."""
-        self.adam.zero_grad(set_to_none=True)
-        loss.backward()
+        return self.descend(slope(loss, self.parameters), learning_rate, name)
+
+    def descend(self, slope: Slope, learning_rate: float, name: str) -> bool:
+        """As `step`, by a slope."""
+        for parameter, gradient in zip(self.parameters, slope.gradients, strict=True):
+            parameter.grad = gradient
         if self.mirror is not None:
             self.mirror.gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
-        finite = bool(torch.isfinite(loss.detach()) & torch.isfinite(norm))
-        self.guard.count(finite, f"{name}: loss {float(loss.detach())}, norm of the gradient {float(norm)}")
+        finite = math.isfinite(slope.loss) and bool(torch.isfinite(norm))
+        self.guard.count(finite, f"{name}: loss {slope.loss}, norm of the gradient {float(norm)}")
         if finite:
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate

@@ -27,9 +27,10 @@ from policies.hinfinity.objectives import (
     normalized,
 )
 from policies.hinfinity.rollout import Rollout, Samples, shuffled
+from policies.hinfinity.slopes import Shared, Slope, slope
+from policies.hinfinity.workers import Workers
 
 LEARNING_RATES = (1e-5, 1e-2)
-ESTIMATED = 4  # of so many samples of an update one is for the estimator, which has hundreds of updates a minute
 SURPRISE = 0.5  # error of the estimated velocity beyond which it counts linearly, in what the critic sees
 
 
@@ -48,6 +49,7 @@ class Learner:
         period_s: of a step.
         generator: of the minibatches.
         velocity: where the trunk's velocity stands in what the critic sees.
+        workers: who share it.
         mirror: the environment's, by which symmetric networks stay so.
 
     Attributes:
@@ -64,10 +66,12 @@ class Learner:
         period_s: float,
         generator: torch.Generator,
         velocity: slice,
+        workers: Workers,
         mirror: Mapping[str, Reflection] | None = None,
     ) -> None:
         self.config, self.networks, self.period_s, self.generator = config, networks, period_s, generator
         self.velocity, self.device = velocity, next(networks.parameters()).device
+        self.workers = workers
         self.learning_rate = config.learning_rate
         self.dual = DualVariable(config.lambda_start, config.lambda_rate, config.lambda_max)
         self.guard = Guard()
@@ -116,7 +120,7 @@ class Learner:
         for _ in range(self.config.epochs):
             tally = Tally()  # the last epoch's count
             for rows in shuffled(len(samples), self.generator, self.device).split(size):
-                self._update(samples.take(rows), entropy_weight, tally)
+                self._update(samples, rows, entropy_weight, tally)
         means = tally.means()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
         # from the old policy, so that there the rate rises to several times what the last ones bear.
@@ -145,8 +149,12 @@ class Learner:
         """A rollout with its values, targets and advantages; and figures to log, the constraint's slack a second."""
         config = self.config
         fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
-        with self._autocast():
-            value, next_value = rollout.values(self.networks.critic, fallen)
+
+        def judge(seen: Tensor) -> Tensor:
+            with self._autocast():
+                return self.networks.critic(seen)
+
+        value, next_value = rollout.values(lambda seen: self.workers.rows(judge, seen), fallen)
         paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
         done = rollout.done[..., None]
         advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
@@ -163,8 +171,8 @@ class Learner:
             figures["constraint/slack"] = slack / self.period_s
         parts = {
             "observation": rollout.observation,
-            "privileged": rollout.privileged[:-1],
-            "estimate": rollout.estimate,
+            "acted_on": rollout.acted_on,
+            "privileged": self.workers.rows(self.networks.critic.body.split, rollout.privileged[:-1]),
             "action": rollout.action,
             "mean": rollout.mean,
             "log_probability": log_probability(rollout.action, rollout.mean, log_std),
@@ -178,29 +186,49 @@ class Learner:
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
         return Samples(log_std=log_std, **flat), figures
 
-    def _update(self, samples: Samples, entropy_weight: float, tally: Tally) -> None:
-        """One minibatch for actor, critic and estimator."""
-        config, networks = self.config, self.networks
+    def _update(self, samples: Samples, rows: Tensor, entropy_weight: float, tally: Tally) -> None:
+        """One minibatch, of some `rows` of the samples, for actor, critic and estimator."""
+        actor, critic = self.networks.actor, self.networks.critic
+        walking, estimating = Shared([actor.body, critic.body], [actor.log_std]), Shared([actor.estimator])
+
+        def slopes(part: slice) -> tuple[Slope, Slope]:
+            chosen = samples.take(rows[part])
+            return self._walking(chosen, walking, entropy_weight), self._estimating(chosen, estimating)
+
+        of_walking, of_estimating = zip(*self.workers.map(slopes, len(rows)), strict=True)
+        walk = walking.of(self.optimizer.parameters, of_walking)
+        if self.optimizer.descend(walk, self.learning_rate, "actor and critic"):
+            actor.keep_std()
+            tally.add(**walk.figures)
+        estimate = estimating.of(self.estimator.parameters, of_estimating)
+        if self.estimator.descend(estimate, self.config.estimator_learning_rate, "the estimator"):
+            tally.add(**estimate.figures)
+
+    def _walking(self, samples: Samples, shared: Shared, entropy_weight: float) -> Slope:
+        """Of actor and critic."""
+        config, actor, critic = self.config, self.networks.actor, self.networks.critic
+        acting, judging = shared.acting
         with self._autocast():
-            mean = networks.actor(samples.observation, samples.estimate)  # rho compares what was seen then
-            value = networks.critic(samples.privileged)
-        log_std = networks.actor.log_std
-        kl = float(kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean())
+            mean = actor.body.of_split(samples.acted_on, acting).float()
+            value = critic.body.of_split(samples.privileged, judging).float()
+        log_std = actor.log_std
+        kl = kl_divergence(samples.mean, samples.log_std, mean.detach(), log_std.detach()).mean()
         ratio = torch.exp(log_probability(samples.action, mean, log_std) - samples.log_probability)
         objective, figures = self.objective(samples, ratio)
         value_loss = clipped_value_loss(value, samples.value, samples.target, config.clip_ratio).mean()
         loss = config.value_weight * value_loss - objective - entropy_weight * entropy(log_std)
-        if self.optimizer.step(loss, self.learning_rate, "actor and critic"):
-            networks.actor.keep_std()
-            tally.add(kl=kl, value_loss=float(value_loss.detach()), **figures)
-        velocity = samples.velocity[::ESTIMATED]
+        figures |= {"kl": float(kl), "value_loss": float(value_loss.detach())}
+        return slope(loss, shared.leaves, len(samples), figures)
+
+    def _estimating(self, samples: Samples, shared: Shared) -> Slope:
+        """Of the estimator."""
+        network = self.networks.actor.estimator
         with self._autocast():
-            estimate = networks.actor.velocity(samples.observation[::ESTIMATED])
+            estimate = network.of_split(network.split(samples.observation), shared.acting[0]).float()
         # Of those that fall, whose velocity nobody can tell, the error counts as it is and not squared.
-        estimator_loss = huber_loss(estimate, velocity, delta=SURPRISE)
-        if self.estimator.step(estimator_loss, config.estimator_learning_rate, "the estimator"):
-            missed = (estimate.detach() - velocity).square().mean()
-            tally.add(estimator_loss=float(missed))
+        loss = huber_loss(estimate, samples.velocity, delta=SURPRISE)
+        missed = (estimate.detach() - samples.velocity).square().mean()
+        return slope(loss, shared.leaves, len(estimate), {"estimator_loss": float(missed)})
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:
         """What the actor maximises: PPO's surrogate + lambda L; and figures of it.

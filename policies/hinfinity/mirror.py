@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from contracts.reflection import VECTOR, Reflection, joined, unchanged
 from policies.checkpoint import CheckpointError
 from policies.hinfinity.forces import SEEN
+from policies.hinfinity.mlp import MLP
 from policies.hinfinity.networks import Networks
 
 ROUNDING = 1e-5  # between the two of a pair: after 600 iterations there was 2e-7 of it
@@ -33,6 +34,7 @@ class Mirror:
         observation, action = environment["observation"], environment["action"]
         privileged = joined(environment["privileged"], unchanged(SEEN))  # pushed as hard and long, on either side
         actor, critic, disturber = networks.actor, networks.critic, networks.disturber
+        self._seen: dict[MLP, Reflection] = {}
         self._sides: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
         self._add_mlp(actor.estimator, observation, VECTOR)
         self._add_mlp(actor.body, joined(observation, VECTOR), action)
@@ -49,6 +51,8 @@ class Mirror:
         for parameter, sides in self._sides.items():
             grown = 2**0.5 if parameter.dim() == 2 else 1.0  # the mean of two independent draws is smaller than one
             parameter.copy_(grown * _mean(parameter, sides))
+        for network, seen in self._seen.items():
+            network.rely_on_symmetry(seen)
 
     @torch.no_grad()
     def go_on_from(self, where: str) -> None:
@@ -69,11 +73,11 @@ class Mirror:
             if parameter.grad is not None:
                 parameter.grad = _mean(parameter.grad, self._sides[parameter])
 
-    def _add_mlp(self, network: nn.Sequential, seen: Reflection, given: Reflection) -> None:
+    def _add_mlp(self, network: MLP, seen: Reflection, given: Reflection) -> None:
         """Linear layers from what a mirror shows as `seen` to what it shows as `given`."""
-        layers = [layer for layer in network if isinstance(layer, nn.Linear)]
-        for layer in layers:
-            after = given if layer is layers[-1] else _halves(layer.out_features)
+        self._seen[network] = seen
+        for layer in network.linears:
+            after = given if layer is network.linears[-1] else _halves(layer.out_features)
             self._add(layer.weight, after, seen)
             self._add(layer.bias, after)
             seen = after

@@ -9,19 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from policies.hinfinity.config import STD, HInfinityConfig
+from policies.hinfinity.mlp import MLP
 
 VELOCITY = 3  # numbers that the estimator gives
-
-
-def mlp(sizes: tuple[int, ...], last_gain: float) -> nn.Sequential:
-    """Linear layers with ELU between them, in place; the last one's weights are scaled by `last_gain`."""
-    layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes[:-1], sizes[1:], strict=True):
-        layers += [nn.Linear(inputs, outputs), nn.ELU(inplace=True)]
-    last = layers[-2]
-    with torch.no_grad():
-        last.weight.mul_(last_gain)  # type: ignore[operator]
-    return nn.Sequential(*layers[:-1])
 
 
 class Gaussian(nn.Module):
@@ -48,7 +38,7 @@ class Gaussian(nn.Module):
     ) -> None:
         super().__init__()
         self._bounds = math.log(stds[0]), math.log(stds[1])
-        self.body = mlp((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
+        self.body = MLP((inputs, *widths, outputs), last_gain=0.1)  # the first actions are about 0
         self.log_std = nn.Parameter(torch.full((outputs,), math.log(initial_std)))
 
     @torch.no_grad()
@@ -77,16 +67,15 @@ class Actor(Gaussian):
         estimator_widths: tuple[int, ...],
     ) -> None:
         super().__init__(inputs + VELOCITY, widths, outputs, initial_std)
-        self.estimator = mlp((inputs, *estimator_widths, VELOCITY), last_gain=0.1)
+        self.estimator = MLP((inputs, *estimator_widths, VELOCITY), last_gain=0.1)
 
-    def forward(self, seen: Tensor, velocity: Tensor | None = None) -> Tensor:
-        """The mean action of what is seen [..., inputs], fp32, [..., D]; the estimator learns nothing from it.
+    def forward(self, seen: Tensor) -> Tensor:
+        """The mean action of what is seen [..., inputs], fp32, [..., D]; the estimator learns nothing from it."""
+        return self.body.of_split(self.split(seen, self.velocity(seen).detach())).float()
 
-        `velocity`: to act by [..., 3]; None: what the estimator says of it.
-        """
-        if velocity is None:
-            velocity = self.velocity(seen)
-        return self.body(torch.cat((seen, velocity.detach().to(seen.dtype)), dim=-1)).float()
+    def split(self, seen: Tensor, velocity: Tensor) -> Tensor:
+        """What the body takes, split, of what is seen and a velocity to act by, [..., inputs + VELOCITY]."""
+        return self.body.split(torch.cat((seen, velocity.to(seen.dtype)), dim=-1))
 
     def velocity(self, seen: Tensor) -> Tensor:
         """Of the trunk, as the critic sees it, fp32, [..., 3]."""
@@ -98,7 +87,7 @@ class Critic(nn.Module):
 
     def __init__(self, inputs: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.body = mlp((inputs, *widths, 2), last_gain=1.0)
+        self.body = MLP((inputs, *widths, 2), last_gain=1.0)
 
     def forward(self, seen: Tensor) -> Tensor:
         """Discounted sums of rewards and of costs from what is seen [..., inputs] on, fp32, [..., 2]."""
@@ -128,7 +117,7 @@ class Disturber(nn.Module):
         super().__init__()
         widths = config.disturber_widths
         self.policy = Pushing(inputs, widths, config.disturber_std, config.disturber_mean)
-        self.value = mlp((inputs, *widths, 1), last_gain=1.0)
+        self.value = MLP((inputs, *widths, 1), last_gain=1.0)
 
     def worth(self, seen: Tensor) -> Tensor:
         """What it will gain from what is seen [..., inputs] on, fp32, [..., 1]."""

@@ -12,14 +12,16 @@ from torch import Tensor
 from policies.hinfinity.environment import Transition
 from policies.hinfinity.networks import VELOCITY
 
+ESTIMATED = 4  # of so many samples of an update one is for the estimator
+
 
 class Rollout:
     """Steps of all environments, [T, N, ...]. Made once, overwritten in every iteration.
 
     Attributes:
         observation: of the actor, [T, N, O], in the precision it is learned in.
+        acted_on: the same with the trunk's velocity as the actor estimated it, as its network splits it, [T, N, O + 3].
         privileged: of critic and disturber, with that after the last step, [T + 1, N, P]; the environment's first.
-        estimate: of the trunk's velocity, which the actor acted by, [T, N, 3].
         action, mean: drawn, and the mean it was drawn about, [T, N, A].
         reward, cost: [T, N].
         fell, timed_out: [T, N].
@@ -32,8 +34,8 @@ class Rollout:
         observation, privileged, action = sizes
         self.steps, self.count = steps, count
         self.observation = torch.zeros(steps, count, observation, dtype=dtype)
+        self.acted_on = torch.zeros(steps, count, observation + VELOCITY, dtype=dtype)
         self.privileged = torch.zeros(steps + 1, count, privileged)
-        self.estimate = torch.zeros(steps, count, VELOCITY)
         self.action = torch.zeros(steps, count, action)
         self.mean = torch.zeros(steps, count, action)
         self.reward, self.cost = torch.zeros(steps, count), torch.zeros(steps, count)
@@ -103,20 +105,22 @@ class Samples:
     """A rollout as its learner takes it, one row a sample.
 
     Attributes:
-        observation, privileged, estimate, action, mean: as in `Rollout`, [S, ...].
+        observation, acted_on, action, mean: as in `Rollout`, [S, ...].
+        velocity: of the trunk, as the critic sees it: what the estimator should say of an observation, [S, 3].
+        privileged: what the critic sees, as its network splits it, [S, P].
         log_std: of the actions, [A].
         log_probability: of the actions when they were drawn, [S].
         value: of rewards and of cost, as they were when drawn, [S, 2].
         target: what the values should be, [S, 2].
         advantage: of the rewards, about its mean, in its standard deviations, over those alike in who pushes them, [S].
         cost_advantage: of the cost, about its mean over who is `disturbed`, in the same deviations, [S].
-        velocity: of the trunk, as the critic sees it, [S, 3].
         disturbed: the disturber's force was on, bool, [S].
     """
 
     observation: Tensor
+    acted_on: Tensor
+    velocity: Tensor
     privileged: Tensor
-    estimate: Tensor
     action: Tensor
     mean: Tensor
     log_std: Tensor
@@ -125,12 +129,12 @@ class Samples:
     target: Tensor
     advantage: Tensor
     cost_advantage: Tensor
-    velocity: Tensor
     disturbed: Tensor
 
     def __len__(self) -> int:
         return len(self.action)
 
     def take(self, rows: Tensor) -> Samples:
-        """Some of them, [K]."""
-        return Samples(**{n: v if n == "log_std" else v.index_select(0, rows) for n, v in vars(self).items()})
+        """Some of them, [K]; for the estimator, which has hundreds of updates a minute, a few of those."""
+        chosen = dict.fromkeys(vars(self), rows) | dict.fromkeys(("observation", "velocity"), rows[::ESTIMATED])
+        return Samples(**{n: v if n == "log_std" else v.index_select(0, chosen[n]) for n, v in vars(self).items()})

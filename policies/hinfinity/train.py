@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from policies.ema import ExponentialMovingAverage
 from policies.hinfinity.checkpoint import (
     STATE_FILE,
     LocomotionCheckpoint,
@@ -34,9 +36,12 @@ from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
+from policies.hinfinity.workers import ACTING_ROWS, Workers, single_threaded
 from policies.memory import keep_freed_memory
 from policies.precision import settled
 from policies.trainer import stop_signals
+
+EMA_POWER = 0.75  # the first mean is of a few iterations, later ones of as many as `ema_decay` says
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,7 @@ class Trainer:
 
     Attributes:
         networks: that collect, on the CPU. Where another device learns, they are as the learner's after each iteration.
+        average: of the actor's weights: what the checkpoint holds.
 
     Raises:
         ValueError: a GPU is asked for, and there is none.
@@ -86,8 +92,6 @@ class Trainer:
     ) -> None:
         device = learning_device(config.device)
         keep_freed_memory()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         begun = load_config(output).config.precision if resume and (output / STATE_FILE).exists() else None
         config = msgspec.structs.replace(config, precision=settled(config.precision, "cpu", begun))
         self.environment, self.config, self.output = environment, config, output
@@ -112,6 +116,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
         self.limits = ForceLimits(config, self.forces.who)
+        self.workers = Workers(config.threads or len(os.sched_getaffinity(0)), self._cpu)
         self.learner = Learner(
             config,
             twin(self.networks, device),
@@ -119,12 +124,14 @@ class Trainer:
             environment.period_s,
             self.generator,
             environment.velocity,
+            self.workers if device.type == "cpu" else Workers(1, device),
             environment.mirror,
         )
         sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
         self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)
-        self._state = TrainingState(self.learner, self.forces, self.limits, environment, self.generator)
+        self.average = ExponentialMovingAverage(self.learner.networks.actor, EMA_POWER, config.ema_decay)
+        self._state = TrainingState(self.learner, self.average, self.forces, self.limits, environment, self.generator)
         self.progress = Progress()
         if (output / STATE_FILE).exists():
             self.progress = self._state.load(output)
@@ -170,6 +177,7 @@ class Trainer:
             interrupted=iteration < config.iterations,
         )
 
+    @single_threaded()
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
@@ -181,6 +189,7 @@ class Trainer:
         entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
         who = self.forces.who if pushed else torch.full_like(self.forces.who, NOBODY)
         figures |= self.learner.learn(self.rollout, who, constrained, fall, entropy)
+        self.average.update(self.learner.networks.actor, iteration + 1)
         if pushed:
             figures |= self._limits(fall)
             limits.follow(self.rollout.fell, self.environment.period_s)
@@ -194,25 +203,22 @@ class Trainer:
         }
 
     @torch.no_grad()
+    @single_threaded()
     def collect(self, pushed: bool) -> dict[str, float]:
         """Fill the rollout, with forces where robots are `pushed`; means of the environment's figures."""
         rollout, environment, tally = self.rollout, self.environment, Tally()
-        actor = self.networks.actor
-        std = actor.log_std.exp()
+        std = self.networks.actor.log_std.exp()
         limit = self.limits.newtons() if pushed else None
         rollout.begin()
         if not pushed:
             rollout.force.zero_()
             rollout.decided.zero_()
         for step in range(rollout.steps):
-            rollout.observation[step] = torch.from_numpy(environment.observation)
             rollout.privileged[step] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
             force = None if limit is None else self._push(step, limit)
-            with autocast(self.config, self._cpu):
-                rollout.estimate[step] = actor.velocity(rollout.observation[step])
-                mean = actor(rollout.observation[step], rollout.estimate[step])
-            noise = torch.randn(mean.shape, generator=self.generator)
-            rollout.mean[step], rollout.action[step] = mean, mean + std * noise
+            self._act(step)
+            noise = torch.randn(rollout.mean[step].shape, generator=self.generator)
+            rollout.action[step] = rollout.mean[step] + std * noise
             transition = environment.step(rollout.action[step].numpy(), force)
             rollout.put(step, transition)
             self.forces.end(rollout.fell[step] | rollout.timed_out[step], self.generator)
@@ -233,6 +239,22 @@ class Trainer:
         """What collects is again as what learns."""
         if self.learner.networks is not self.networks:
             self.networks.load_state_dict(self.learner.networks.state_dict())
+
+    def _act(self, step: int) -> None:
+        """What the actor sees, and the mean of its actions, into the rollout."""
+        rollout, actor = self.rollout, self.networks.actor
+        observation = torch.from_numpy(self.environment.observation)
+
+        @torch.no_grad()
+        def work(part: slice) -> None:
+            seen = rollout.observation[step, part]
+            seen.copy_(observation[part])
+            with autocast(self.config, self._cpu):
+                acted_on = actor.split(seen, actor.velocity(seen))
+                rollout.mean[step, part] = actor.body.of_split(acted_on)
+            rollout.acted_on[step, part] = acted_on
+
+        self.workers.map(work, rollout.count, ACTING_ROWS)
 
     def _push(self, step: int, limit: Tensor) -> np.ndarray:
         """The forces of a step, each within its `limit` [N], kept in the rollout."""

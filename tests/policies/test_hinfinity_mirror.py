@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 
 import msgspec
@@ -71,6 +72,32 @@ def assert_symmetric(networks: Networks) -> None:
 
 def test_networks_do_the_mirror_image_in_a_mirror():
     assert_symmetric(make()[0])
+
+
+def test_half_the_arithmetic_gives_the_same_values_and_gradients():
+    """As plain layers with the same weights, each with the gradient of both sides."""
+    networks, mirror = make()
+    disturber = networks.disturber
+    assert disturber is not None
+    for network in (networks.actor.body, networks.actor.estimator, networks.critic.body, disturber.policy.body):
+        plain = copy.deepcopy(network)
+        plain.symmetric = False
+        seen = torch.randn(6, 5, network.linears[0].in_features)
+        wanted = torch.randn(6, 5, network.linears[-1].out_features)
+        torch.testing.assert_close(network(seen), plain(seen), atol=1e-6, rtol=1e-4)
+        parameters = list(network.parameters())
+        found = torch.autograd.grad((network(seen) * wanted).sum(), parameters)
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad((plain(seen) * wanted).sum(), list(plain.parameters())), strict=True
+        ):
+            parameter.grad = gradient
+        mirror.gradients(parameters)
+        expected = [parameter.grad for parameter in parameters]
+        for parameter, gradient in zip(parameters, found, strict=True):
+            parameter.grad = gradient
+        mirror.gradients(parameters)
+        for parameter, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
 
 
 def test_weights_are_as_large_as_they_were_drawn():

@@ -36,6 +36,7 @@ from policies.hinfinity.objectives import (
     normalized,
 )
 from policies.hinfinity.rollout import Rollout, Samples
+from policies.hinfinity.workers import Workers
 
 SMALL = HInfinityConfig(
     actor_widths=(8,), critic_widths=(8,), disturber_widths=(8,), estimator_widths=(8,), precision="fp32", warmup=0
@@ -149,8 +150,9 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
     action = mean + torch.randn(count, 2, generator=generator)
     log_std = networks.actor.log_std.detach().clone()
     numbers = torch.rand(count, generator=generator)
+    acted_on = torch.cat((seen, torch.zeros(count, 3)), dim=1)
     return Samples(
-        observation=seen, privileged=seen, estimate=torch.zeros(count, 3), action=action, mean=mean, log_std=log_std,
+        observation=seen, acted_on=acted_on, privileged=seen, action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
         target=torch.zeros(count, 2), advantage=torch.zeros(count),
         cost_advantage=numbers - 0.5, velocity=seen[:, :3], disturbed=numbers > 0.3,
@@ -159,7 +161,8 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
 
 def make_learner() -> Learner:
     torch.manual_seed(0)
-    return Learner(SMALL, Networks(SMALL, 5, 5, 2), 0.03, 0.02, torch.Generator().manual_seed(0), slice(0, 3))
+    generator, workers = torch.Generator().manual_seed(0), Workers(1, torch.device("cpu"))
+    return Learner(SMALL, Networks(SMALL, 5, 5, 2), 0.03, 0.02, generator, slice(0, 3), workers)
 
 
 def objective(learner: Learner, samples: Samples) -> torch.Tensor:
@@ -360,7 +363,8 @@ def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
 @pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
 def test_forces_are_held(disturber, pushes):
     torch.manual_seed(0)
-    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0))
+    shared = {"share_none": 0.25, "share_random": 0.45}
+    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), **shared)
     count = 60
     forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
@@ -401,7 +405,9 @@ def test_robots_come_to_walk_before_they_are_pushed():
 
 
 def test_critic_and_disturber_see_who_is_pushed_how_hard_and_how_long():
-    config = HInfinityConfig(disturber="random", hold=(10, 10), rest=(20, 20), share_none=0.5, force_max_n=200)
+    config = HInfinityConfig(
+        disturber="random", hold=(10, 10), rest=(20, 20), share_none=0.5, share_random=0.4, force_max_n=200
+    )
     forces, generator = Forces(config, 4), torch.Generator().manual_seed(0)
     limit, environments = torch.tensor([20.0, 50.0, 100.0, 200.0]), torch.arange(8.0).reshape(4, 2)
     forces.choose(environments, limit, None, generator)
@@ -502,7 +508,8 @@ def learned_pushes(harm, falls=None, lost=0.0, **choices) -> tuple[torch.Tensor,
     Where there are `falls(force)`, they cost the task `lost` from then on.
     """
     torch.manual_seed(0)
-    config = msgspec.structs.replace(SMALL, disturber_entropy=0.0, disturber_learning_rate=3e-3, **choices)
+    free = {"disturber_entropy": 0.0, "disturber_learning_rate": 3e-3, "disturber_mean": 2.5}
+    config = msgspec.structs.replace(SMALL, **free, **choices)
     disturber, steps, count = Disturber(5, config), 8, 64
     adversary = Adversary(config, disturber, lost, torch.Generator().manual_seed(0), Guard())
     rollout, who = Rollout(steps, count, (5, 5, 2), torch.float32), torch.full((count,), DISTURBER)

@@ -152,8 +152,41 @@ def test_resuming_changes_no_bit(disturber, tmp_path):
     assert straight.learner.dual == parts.learner.dual
     networks, config = load_networks(tmp_path / "parts")
     assert config.robot == "mass"
-    assert all(map(torch.equal, networks.actor.parameters(), parts.networks.actor.parameters()))
+    assert all(map(torch.equal, networks.actor.parameters(), parts.average.shadow.values()))
+    assert all(map(torch.equal, networks.critic.parameters(), parts.networks.critic.parameters()))
     assert list((tmp_path / "parts" / "tensorboard").iterdir())
+
+
+def test_threads_change_nothing(tmp_path):
+    """Whoever has more cores gets the same policy sooner."""
+    found = []
+    for threads in (1, 3):
+        with torch.random.fork_rng():
+            trainer = Trainer(
+                PointMass(1300), "point", HInfinityConfig(**TINY, rollout_steps=3, minibatches=1, threads=threads),
+                tmp_path / str(threads),
+            )  # fmt: skip
+        for iteration in range(3):
+            trainer.iterate(iteration)
+        found.append(weights(trainer))
+    assert torch.equal(*found)
+
+
+def test_the_mean_of_the_last_actors_is_what_walks(tmp_path):
+    """Averaged, the actor is in the checkpoint; what goes on learning is not."""
+    trainer = make(tmp_path, ema_decay=0.5)
+    actors = [copy.deepcopy(trainer.networks.actor.state_dict())]
+    for iteration in range(3):
+        trainer.iterate(iteration)
+        actors.append(copy.deepcopy(trainer.networks.actor.state_dict()))
+    trainer.save()
+    kept = load_networks(tmp_path)[0].actor.state_dict()
+    first = 1 - 2**-0.75  # of the first weights, which are forgotten sooner
+    for name, value in kept.items():
+        w0, w1, w2, w3 = (actor[name] for actor in actors)
+        expected = 0.25 * (first * w0 + (1 - first) * w1) + 0.25 * w2 + 0.5 * w3
+        torch.testing.assert_close(value, expected)
+        assert not torch.equal(value, w3)
 
 
 def test_what_learns_elsewhere_is_what_collects(tmp_path, monkeypatch):
