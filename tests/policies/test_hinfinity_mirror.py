@@ -96,8 +96,8 @@ def test_half_the_arithmetic_gives_the_same_values_and_gradients():
         for parameter, gradient in zip(parameters, found, strict=True):
             parameter.grad = gradient
         mirror.gradients(parameters)
-        for parameter, gradient in zip(parameters, expected, strict=True):
-            torch.testing.assert_close(parameter.grad, gradient, atol=1e-5, rtol=1e-4)
+        for parameter, right in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(parameter.grad, right, atol=1e-5, rtol=1e-4)
 
 
 def test_weights_are_as_large_as_they_were_drawn():

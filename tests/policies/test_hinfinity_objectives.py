@@ -363,8 +363,9 @@ def test_deviations_stay_within_their_bounds_and_come_back_from_them(bound):
 @pytest.mark.parametrize(("disturber", "pushes"), [("hinfinity", {0, 1, 2}), ("random", {0, 1}), ("none", {0})])
 def test_forces_are_held(disturber, pushes):
     torch.manual_seed(0)
-    shared = {"share_none": 0.25, "share_random": 0.45}
-    config = HInfinityConfig(disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), **shared)
+    config = HInfinityConfig(
+        disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), share_none=0.25, share_random=0.45
+    )
     count = 60
     forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))

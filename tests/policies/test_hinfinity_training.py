@@ -161,11 +161,8 @@ def test_threads_change_nothing(tmp_path):
     """Whoever has more cores gets the same policy sooner."""
     found = []
     for threads in (1, 3):
-        with torch.random.fork_rng():
-            trainer = Trainer(
-                PointMass(1300), "point", HInfinityConfig(**TINY, rollout_steps=3, minibatches=1, threads=threads),
-                tmp_path / str(threads),
-            )  # fmt: skip
+        choices = TINY | {"rollout_steps": 3, "minibatches": 1, "threads": threads}
+        trainer = Trainer(PointMass(1300), "mass", HInfinityConfig.from_dict(choices), tmp_path / str(threads))
         for iteration in range(3):
             trainer.iterate(iteration)
         found.append(weights(trainer))
