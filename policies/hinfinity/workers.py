@@ -33,7 +33,8 @@ class Workers:
     def map(self, work: Callable[[slice], Result], count: int, rows: int = LEARNING_ROWS) -> list[Result]:
         """What comes of each part of `count` rows, with `rows` in each, in order. Inside `single_threaded`."""
         size = count if self._whole else rows
-        return list(self._pool.map(work, [slice(start, start + size) for start in range(0, count, size)]))
+        parts = [slice(start, start + size) for start in range(0, count, size)]
+        return list(self._pool.map(work, parts)) if len(parts) > 1 else [work(part) for part in parts]
 
     def rows(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         """A function of each row of `values` [..., K], without gradients: [..., M]."""

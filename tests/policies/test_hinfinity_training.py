@@ -122,8 +122,8 @@ def make(output: Path, resume: bool = False, start_from: Path | None = None, **c
 
 @pytest.mark.parametrize("disturber", ["none", "random", "hinfinity"])
 def test_it_learns(disturber, tmp_path):
-    trainer = make(tmp_path / "run", disturber=disturber, iterations=40, desired_kl=0.02)
-    figures = [trainer.iterate(iteration) for iteration in range(40)]
+    trainer = make(tmp_path / "run", disturber=disturber, iterations=24, desired_kl=0.02)
+    figures = [trainer.iterate(iteration) for iteration in range(24)]
     first, last = figures[0], figures[-1]
     assert first["task/velocity_error"] > 0.6
     assert last["task/velocity_error"] < 0.35
