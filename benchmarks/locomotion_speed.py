@@ -37,6 +37,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from episodes.report import hardware  # noqa: E402
 from policies.hinfinity.config import HInfinityConfig  # noqa: E402
 from policies.hinfinity.train import Trainer  # noqa: E402
 from sim.legged.batch import SUBSTEPS  # noqa: E402
@@ -92,7 +93,8 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
     rows = [
         {"work": name, "steps_per_s": statistics.median(values), "rounds": values} for name, values in rates.items()
     ]
-    return {"robot": "go2", "terrain": "flat", "envs": envs, "threads": threads, "rows": rows, "ratios": ratios(rates)}
+    setting = {"robot": "go2", "terrain": "flat", "envs": envs, "threads": threads, "hardware": hardware()}
+    return setting | {"rows": rows, "ratios": ratios(rates)}
 
 
 def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
