@@ -210,8 +210,7 @@ def train_hinfinity(
     from policies.hinfinity.train import Trainer
     from sim.legged.task import make_task
 
-    threads = training.threads or len(os.sched_getaffinity(0))
-    with make_task(robot, terrain, envs, training.seed, threads) as task:
+    with make_task(robot, terrain, envs, training.seed, training.cores) as task:
         result = Trainer(task, robot, training, output, resume, start_from).run()
     print(
         f"{result.steps} steps in {result.elapsed_s:.0f} s, velocity error {result.velocity_error:.2f} m/s, "

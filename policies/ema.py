@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
+
+from policies.tensors import CheckpointError
 
 
 class ExponentialMovingAverage:
@@ -29,6 +33,14 @@ class ExponentialMovingAverage:
         """Give `module` the averaged weights."""
         for name, parameter in module.named_parameters():
             parameter.copy_(self.shadow[name])
+
+    def load(self, averaged: Mapping[str, Tensor], where: str) -> None:
+        """Go on from weights that come from `where`. Raises CheckpointError unless they are exactly this network's."""
+        for name in averaged.keys() | self.shadow.keys():
+            if name not in averaged or name not in self.shadow or averaged[name].shape != self.shadow[name].shape:
+                raise CheckpointError(f"{where}: the averaged weight {name} does not belong to this network")
+        for name, value in averaged.items():
+            self.shadow[name].copy_(value)
 
     def state_dict(self, module: nn.Module) -> dict[str, Tensor]:
         """The averaged weights, with the buffers (normalisation) of `module`."""

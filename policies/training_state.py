@@ -51,8 +51,7 @@ def load_state(
     tensors, metadata = read_tensors(file)
     progress = _progress(metadata, file)
     load_strictly(policy, _part(tensors, "weights."), f"{file}: weights")
-    for name, value in _part(tensors, "average.").items():
-        _copy(average.shadow, name, value, file)
+    average.load(_part(tensors, "average."), str(file))
     for moment in MOMENTS:
         values = _part(tensors, f"{moment}.")
         for name, parameter in trained_parameters(policy):
@@ -78,9 +77,3 @@ def _progress(metadata: dict[str, str], file: Path) -> Progress:
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def _copy(shadow: dict[str, Tensor], name: str, value: Tensor, file: Path) -> None:
-    if name not in shadow or shadow[name].shape != value.shape:
-        raise CheckpointError(f"{file}: the averaged weight {name} does not belong to this network")
-    shadow[name].copy_(value)

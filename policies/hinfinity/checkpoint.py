@@ -184,8 +184,7 @@ class TrainingState:
         try:
             progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
             load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
-            for name, value in self.average.shadow.items():
-                value.copy_(tensors[f"average.{name}"])
+            self.average.load(_part(tensors, "average."), str(file))
             _load_moments(learner, _part(tensors, "optimizer."))
             for name, value in _part(tensors, "forces.").items():
                 getattr(self.forces, name).copy_(value)

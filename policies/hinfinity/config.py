@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 from contracts.serialization import Contract, require, require_finite
@@ -133,6 +134,11 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     seed: int = 0
     checkpoint_every_s: float = 60.0
     threads: int | None = None
+
+    @property
+    def cores(self) -> int:
+        """`threads`, or one for each core."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     def __post_init__(self) -> None:
         widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths, *self.estimator_widths)

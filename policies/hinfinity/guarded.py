@@ -55,15 +55,15 @@ class GuardedAdam:
         """Descend, unless loss or gradient is not finite; whether it was done. Raises TrainingDiverged."""
         return self.descend(slope(loss, self.parameters), learning_rate, name)
 
-    def descend(self, slope: Slope, learning_rate: float, name: str) -> bool:
-        """As `step`, by a slope."""
-        for parameter, gradient in zip(self.parameters, slope.gradients, strict=True):
+    def descend(self, by: Slope, learning_rate: float, name: str) -> bool:
+        """As `step`, with the slope at hand."""
+        for parameter, gradient in zip(self.parameters, by.gradients, strict=True):
             parameter.grad = gradient
         if self.mirror is not None:
             self.mirror.gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
-        finite = math.isfinite(slope.loss) and bool(torch.isfinite(norm))
-        self.guard.count(finite, f"{name}: loss {slope.loss}, norm of the gradient {float(norm)}")
+        finite = math.isfinite(by.loss) and bool(torch.isfinite(norm))
+        self.guard.count(finite, f"{name}: loss {by.loss}, norm of the gradient {float(norm)}")
         if finite:
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate

@@ -33,20 +33,6 @@ def slope(loss: Tensor, of: Sequence[Tensor], count: int = 1, figures: Mapping[s
     return Slope(torch.autograd.grad(loss, of), float(loss.detach()), count, figures or {})
 
 
-def mean_slope(parts: Sequence[Slope]) -> Slope:
-    """Of all samples together."""
-    count = sum(part.count for part in parts)
-    shares = [part.count / count for part in parts]
-    alike = zip(*(part.gradients for part in parts), strict=True)
-    gradients = [sum((share * g for share, g in zip(shares, of_one, strict=True)), torch.zeros(())) for of_one in alike]
-
-    def mean(values: Sequence[float]) -> float:
-        return sum(share * value for share, value in zip(shares, values, strict=True))
-
-    figures = {name: mean([part.figures[name] for part in parts]) for name in parts[0].figures}
-    return Slope(gradients, mean([part.loss for part in parts]), count, figures)
-
-
 class Shared:
     """What all parts of a minibatch multiply by. It is made of the parameters once, and its gradients go there once.
 
@@ -67,6 +53,20 @@ class Shared:
 
     def of(self, parameters: Sequence[Tensor], parts: Sequence[Slope]) -> Slope:
         """The slope of the whole, of `parameters`, from the parts' of `leaves`."""
-        whole = mean_slope(parts)
+        whole = _mean(parts)
         gradients = torch.autograd.grad(self._made, parameters, whole.gradients)
         return Slope(gradients, whole.loss, whole.count, whole.figures)
+
+
+def _mean(parts: Sequence[Slope]) -> Slope:
+    """Of all samples together."""
+    count = sum(part.count for part in parts)
+    shares = [part.count / count for part in parts]
+    alike = zip(*(part.gradients for part in parts), strict=True)
+    gradients = [sum((share * g for share, g in zip(shares, of_one, strict=True)), torch.zeros(())) for of_one in alike]
+
+    def whole(values: Sequence[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
+    figures = {name: whole([part.figures[name] for part in parts]) for name in parts[0].figures}
+    return Slope(gradients, whole([part.loss for part in parts]), count, figures)

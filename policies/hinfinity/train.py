@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -116,7 +115,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
         self.limits = ForceLimits(config, self.forces.who)
-        self.workers = Workers(config.threads or len(os.sched_getaffinity(0)), self._cpu)
+        self.workers = Workers(config.cores, self._cpu)
         self.learner = Learner(
             config,
             twin(self.networks, device),

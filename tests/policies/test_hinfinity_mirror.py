@@ -18,6 +18,7 @@ from policies.hinfinity.forces import SEEN
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Networks
+from policies.hinfinity.slopes import Shared, slope
 
 CONFIG = HInfinityConfig(
     actor_widths=(16, 8), critic_widths=(12, 8), disturber_widths=(8, 6), estimator_widths=(8, 8), precision="fp32"
@@ -79,7 +80,9 @@ def test_half_the_arithmetic_gives_the_same_values_and_gradients():
     networks, mirror = make()
     disturber = networks.disturber
     assert disturber is not None
-    for network in (networks.actor.body, networks.actor.estimator, networks.critic.body, disturber.policy.body):
+    own = disturber.policy.body, disturber.value
+    for network in (networks.actor.body, networks.actor.estimator, networks.critic.body, *own):
+        assert network.symmetric
         plain = copy.deepcopy(network)
         plain.symmetric = False
         seen = torch.randn(6, 5, network.linears[0].in_features)
@@ -98,6 +101,25 @@ def test_half_the_arithmetic_gives_the_same_values_and_gradients():
         mirror.gradients(parameters)
         for parameter, right in zip(parameters, expected, strict=True):
             torch.testing.assert_close(parameter.grad, right, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_parts_of_a_minibatch_make_the_whole(symmetric):
+    """Of unequal parts, each sample counts the same: loss, figures and gradients are those of all at once."""
+    network = make()[0].actor.body
+    network.symmetric = symmetric
+    seen, parameters = network.split(torch.randn(10, network.linears[0].in_features)), list(network.parameters())
+    whole = network.of_split(seen).square().mean()
+    shared = Shared([network])
+    parts = []
+    for rows in (seen[:7], seen[7:]):
+        loss = network.of_split(rows, shared.acting[0]).square().mean()
+        parts.append(slope(loss, shared.leaves, len(rows), {"twice": 2 * float(loss.detach())}))
+    found = shared.of(parameters, parts)
+    assert found.loss == pytest.approx(float(whole.detach()))
+    assert found.figures["twice"] == pytest.approx(2 * found.loss)
+    for gradient, expected in zip(found.gradients, torch.autograd.grad(whole, parameters), strict=True):
+        torch.testing.assert_close(gradient, expected)
 
 
 def test_weights_are_as_large_as_they_were_drawn():

@@ -12,6 +12,7 @@ from policies.diffusion.config import DiffusionConfig
 from policies.diffusion.policy import DiffusionPolicy
 from policies.ema import ExponentialMovingAverage
 from policies.encoders import ImageEncoder, SpatialSoftmax, random_shift
+from policies.tensors import CheckpointError
 from policies.unet import ConditionalUNet1d
 
 
@@ -78,6 +79,20 @@ def test_average_follows_the_weights_by_hand():
     assert average.shadow["weight"].item() == pytest.approx(0.594604, abs=1e-5)
     average.update(module, step=1000)  # decay 0.99 is above the highest, 0.5
     assert average.shadow["weight"].item() == pytest.approx(0.797302, abs=1e-5)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "other shape"])
+def test_averages_of_another_network_are_refused(change):
+    average = ExponentialMovingAverage(torch.nn.Linear(2, 1), power=0.75, max_decay=0.5)
+    before = {name: value.clone() for name, value in average.shadow.items()}
+    found = {name: value + 1 for name, value in before.items()}
+    if change == "missing":
+        del found["bias"]
+    else:
+        found["bias" if change == "other shape" else "gain"] = torch.zeros(())
+    with pytest.raises(CheckpointError, match=r"here: the averaged weight (bias|gain) does not belong"):
+        average.load(found, "here")
+    assert all(torch.equal(average.shadow[name], value) for name, value in before.items())
 
 
 @pytest.mark.parametrize(
