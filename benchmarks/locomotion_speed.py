@@ -72,7 +72,7 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
             "environment": environment(task),
         }
         for disturber in ("none", "hinfinity"):
-            config = HInfinityConfig(disturber=disturber, warmup=0, force_ramp=0, device="cpu")
+            config = HInfinityConfig(disturber=disturber, warmup=0, chance_first=0, force_ramp=0, device="cpu")
             own = stack.enter_context(make_task("go2", "flat", envs, threads=threads))
             trainer = Trainer(own, "go2", config, Path(folder) / disturber)
             if disturber == "none":

@@ -18,7 +18,7 @@ from sim.legged.task import make_task
 
 CHOICES = {
     "actor_widths": (16,), "critic_widths": (16,), "disturber_widths": (8,), "rollout_steps": 6, "warmup": 1,
-    "force_start_n": 50.0, "hold": (2, 3), "epochs": 2, "minibatches": 2,
+    "chance_first": 0, "force_start_n": 50.0, "hold": (2, 3), "epochs": 2, "minibatches": 2,
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class Adversary:
         config, disturber, tally = self.config, self.disturber, Tally()
         with torch.no_grad():
             with autocast:
-                value, next_value = rollout.values(disturber.worth, self.fallen)
+                value, next_value = rollout.values(disturber.worth(rollout.privileged), disturber.worth, self.fallen)
             value, next_value = value.squeeze(-1), next_value.squeeze(-1)
             gain = (rollout.cost - config.disturber_price * rollout.force.norm(dim=-1) * period_s) / self.unit
             lam = config.disturber_lam

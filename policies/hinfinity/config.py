@@ -43,6 +43,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
         warmup: iterations without forces.
+        chance_first: iterations after it in which chance pushes those robots, too, that are the disturber's: until
+            forces of whatever direction are borne, who aims them teaches less than who makes them large.
         force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own: it
             rises with every step and drops with every fall, so that forces are as large as can just be borne where the
             robot is, on a plane larger than on stairs;
@@ -103,11 +105,12 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     fall: float = -0.6
     fall_pushed: float = -2.5
     mirror: bool = True
-    eta: float = 0.015
+    eta: float = 0.012
     lambda_start: float = 0.1
     lambda_rate: float = 0.01
     lambda_max: float = 0.5
     warmup: int = 150
+    chance_first: int = 450
     force_start_n: float = 20.0
     force_max_n: float = 250.0
     force_ramp: int = 120
@@ -116,9 +119,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
-    rest_aimed: float = 0.2
+    rest_aimed: float = 0.5
     settle: tuple[int, int] = (25, 75)
-    share_random: float = 0.6
+    share_random: float = 0.5
     share_none: float = 0.15
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 3e-4
@@ -182,7 +185,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         for name, value in {"lam": self.lam, "disturber_lam": self.disturber_lam}.items():
             require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
-        require(self.warmup >= 0 and self.force_ramp >= 0, "warmup and force_ramp cannot be negative")
+        for name in ("warmup", "chance_first", "force_ramp"):
+            require(getattr(self, name) >= 0, f"{name} cannot be negative, not {getattr(self, name)}")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         for name, value in {"vertical": self.vertical, "rest_aimed": self.rest_aimed}.items():
             require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")

@@ -24,16 +24,15 @@ class ForceLimits:
 
     Args:
         config: how.
-        who: pushes whom, [N].
+        count: robots.
 
     Attributes:
         share: of the way from the smallest limit to the largest one, within [0, 1], [N].
     """
 
-    def __init__(self, config: HInfinityConfig, who: Tensor) -> None:
+    def __init__(self, config: HInfinityConfig, count: int) -> None:
         self.config = config
-        self.share = torch.full((len(who),), 0.0 if config.force_ramp else 1.0)
-        self._bearable = torch.where(who == DISTURBER, config.bearable_falls_aimed, config.bearable_falls)
+        self.share = torch.full((count,), 0.0 if config.force_ramp else 1.0)
 
     def pushed(self, iteration: int) -> bool:
         """Whether there are forces in an iteration."""
@@ -48,11 +47,12 @@ class ForceLimits:
         share = self.share if self.pushed(iteration) else torch.zeros_like(self.share)
         return self.config.fall + share * (self.config.fall_pushed - self.config.fall)
 
-    def follow(self, fell: Tensor, period_s: float) -> None:
-        """Robots were pushed for a rollout of steps of `period_s`, and `fell` [T, N] or did not."""
+    def follow(self, fell: Tensor, who: Tensor, period_s: float) -> None:
+        """Robots were pushed by `who` [N] for a rollout of steps of `period_s`, and `fell` [T, N] or did not."""
         if self.config.force_ramp:
+            bearable = torch.where(who == DISTURBER, self.config.bearable_falls_aimed, self.config.bearable_falls)
             rise = 1 / (self.config.force_ramp * self.config.rollout_steps)
-            drop = rise * 60 / period_s / self._bearable
+            drop = rise * 60 / period_s / bearable
             self.share = (self.share + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
 
 
@@ -62,7 +62,7 @@ class Forces:
     Forces are in the robots' heading frames, so that a direction means the same to all of them.
 
     Attributes:
-        who: NOBODY, CHANCE or DISTURBER, [N]; the same all along.
+        who: NOBODY, CHANCE or DISTURBER, [N].
         force: that acts, N, [N, 3].
         raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
         remaining: steps until it ends, [N].
@@ -79,10 +79,16 @@ class Forces:
             self.who[place < config.share_none] = NOBODY
         # Drawn, since the kind of ground goes by the environment's number.
         self.who = self.who[torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))]
+        self._in_the_end = self.who
         self.force = torch.zeros(count, 3)
         self.raw = torch.zeros(count, 3)
         self.remaining = torch.zeros(count, dtype=torch.int64)
         self.pause = torch.zeros(count, dtype=torch.int64)
+
+    def aimed(self, aimed: bool) -> None:
+        """From now on the disturber pushes its robots, or chance pushes them as yet."""
+        who = self._in_the_end
+        self.who = who if aimed else torch.where(who == DISTURBER, CHANCE, who)
 
     @torch.no_grad()
     def choose(

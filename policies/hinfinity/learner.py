@@ -28,9 +28,10 @@ from policies.hinfinity.objectives import (
 )
 from policies.hinfinity.rollout import Rollout, Samples, shuffled
 from policies.hinfinity.slopes import Shared, Slope, slope
-from policies.hinfinity.workers import Workers
+from policies.hinfinity.workers import LEARNING_ROWS, Workers
 
 LEARNING_RATES = (1e-5, 1e-2)
+ESTIMATED = 4  # of so many samples of an update one is for the estimator: it has hundreds of updates a minute
 SURPRISE = 0.5  # error of the estimated velocity beyond which it counts linearly, in what the critic sees
 
 
@@ -150,11 +151,15 @@ class Learner:
         config = self.config
         fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
 
-        def judge(seen: Tensor) -> Tensor:
-            with self._autocast():
-                return self.networks.critic(seen)
+        critic = self.networks.critic
+        judging = critic.body.acting()
 
-        value, next_value = rollout.values(lambda seen: self.workers.rows(judge, seen), fallen)
+        def judge(split: Tensor) -> Tensor:
+            with self._autocast():
+                return critic.body.of_split(split, judging).float()
+
+        privileged = self.workers.rows(critic.body.split, rollout.privileged)
+        value, next_value = rollout.values(self.workers.rows(judge, privileged), critic, fallen)
         paid = torch.stack((rollout.reward, rollout.cost), dim=-1)
         done = rollout.done[..., None]
         advantage = generalized_advantage(paid, value, next_value, done, config.gamma, config.lam)
@@ -170,9 +175,8 @@ class Learner:
             slack = dissipation(intensity, *costs, disturbed, who == NOBODY, config.eta)
             figures["constraint/slack"] = slack / self.period_s
         parts = {
-            "observation": rollout.observation,
             "acted_on": rollout.acted_on,
-            "privileged": self.workers.rows(self.networks.critic.body.split, rollout.privileged[:-1]),
+            "privileged": privileged[:-1],
             "action": rollout.action,
             "mean": rollout.mean,
             "log_probability": log_probability(rollout.action, rollout.mean, log_std),
@@ -191,16 +195,19 @@ class Learner:
         actor, critic = self.networks.actor, self.networks.critic
         walking, estimating = Shared([actor.body, critic.body], [actor.log_std]), Shared([actor.estimator])
 
-        def slopes(part: slice) -> tuple[Slope, Slope]:
-            chosen = samples.take(rows[part])
-            return self._walking(chosen, walking, entropy_weight), self._estimating(chosen, estimating)
+        def walk_of(part: slice) -> Slope:
+            return self._walking(samples.take(rows[part]), walking, entropy_weight)
 
-        of_walking, of_estimating = zip(*self.workers.map(slopes, len(rows)), strict=True)
-        walk = walking.of(self.optimizer.parameters, of_walking)
+        def estimate_of(part: slice) -> Slope:
+            return self._estimating(samples, few[part], estimating)
+
+        few = rows[::ESTIMATED]
+        walk = walking.of(self.optimizer.parameters, self.workers.map(walk_of, len(rows)))
         if self.optimizer.descend(walk, self.learning_rate, "actor and critic"):
             actor.keep_std()
             tally.add(**walk.figures)
-        estimate = estimating.of(self.estimator.parameters, of_estimating)
+        parts = self.workers.map(estimate_of, len(few), LEARNING_ROWS // 2)
+        estimate = estimating.of(self.estimator.parameters, parts)
         if self.estimator.descend(estimate, self.config.estimator_learning_rate, "the estimator"):
             tally.add(**estimate.figures)
 
@@ -220,14 +227,16 @@ class Learner:
         figures |= {"kl": float(kl), "value_loss": float(value_loss.detach())}
         return slope(loss, shared.leaves, len(samples), figures)
 
-    def _estimating(self, samples: Samples, shared: Shared) -> Slope:
+    def _estimating(self, samples: Samples, rows: Tensor, shared: Shared) -> Slope:
         """Of the estimator."""
-        network = self.networks.actor.estimator
+        actor = self.networks.actor
+        seen = actor.seen(samples.acted_on.index_select(0, rows))
+        velocity = samples.velocity.index_select(0, rows)
         with self._autocast():
-            estimate = network.of_split(network.split(samples.observation), shared.acting[0]).float()
+            estimate = actor.estimator.of_split(seen, shared.acting[0]).float()
         # Of those that fall, whose velocity nobody can tell, the error counts as it is and not squared.
-        loss = huber_loss(estimate, samples.velocity, delta=SURPRISE)
-        missed = (estimate.detach() - samples.velocity).square().mean()
+        loss = huber_loss(estimate, velocity, delta=SURPRISE)
+        missed = (estimate.detach() - velocity).square().mean()
         return slope(loss, shared.leaves, len(estimate), {"estimator_loss": float(missed)})
 
     def objective(self, samples: Samples, ratio: Tensor) -> tuple[Tensor, dict[str, float]]:

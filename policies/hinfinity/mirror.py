@@ -22,8 +22,8 @@ class Mirror:
 
     Every hidden unit has a partner, which sees the mirror image of what it sees itself, so weights come in pairs of
     equal size. Where both of a pair have the mean of their gradients, they stay a pair. Other ways to the same end are
-    to learn from mirrored samples too, or to pay for what is not symmetric (arXiv 2403.04359); this one costs nothing,
-    and every sample stays one that the policy itself has drawn.
+    to learn from mirrored samples too, or to pay for what is not symmetric (arXiv 2403.04359); this one halves the
+    arithmetic, and every sample stays one that the policy itself has drawn.
 
     Args:
         environment: which element takes each place in a mirror, and its sign (`Environment.mirror`).
@@ -36,6 +36,7 @@ class Mirror:
         actor, critic, disturber = networks.actor, networks.critic, networks.disturber
         self._seen: dict[MLP, Reflection] = {}
         self._sides: dict[Tensor, list[tuple[Tensor, Tensor]]] = {}
+        self._apart: set[Tensor] = set()
         self._add_mlp(actor.estimator, observation, VECTOR)
         self._add_mlp(actor.body, joined(observation, VECTOR), action)
         self._add(actor.log_std, (action[0], np.ones_like(action[1])))
@@ -68,9 +69,12 @@ class Mirror:
 
     @torch.no_grad()
     def gradients(self, parameters: Iterable[Tensor]) -> None:
-        """Give both of each pair in `parameters` the mean of their gradients, where there are any."""
+        """Give both of each pair in `parameters` the mean of their gradients, where they have not the same.
+
+        Those of all layers but the last have, as networks use their sums and differences (`MLP.acting`).
+        """
         for parameter in parameters:
-            if parameter.grad is not None:
+            if parameter in self._apart and parameter.grad is not None:
                 parameter.grad = _mean(parameter.grad, self._sides[parameter])
 
     def _add_mlp(self, network: MLP, seen: Reflection, given: Reflection) -> None:
@@ -81,11 +85,13 @@ class Mirror:
             self._add(layer.weight, after, seen)
             self._add(layer.bias, after)
             seen = after
+        self._apart -= {parameter for layer in network.linears[:-1] for parameter in (layer.weight, layer.bias)}
 
     def _add(self, parameter: Tensor, *sides: Reflection) -> None:
         device = parameter.device
         there = [(torch.from_numpy(order).to(device), torch.from_numpy(sign).to(device)) for order, sign in sides]
         self._sides[parameter] = there
+        self._apart.add(parameter)
 
 
 def _mean(values: Tensor, sides: list[tuple[Tensor, Tensor]]) -> Tensor:

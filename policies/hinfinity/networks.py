@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +78,17 @@ class Actor(Gaussian):
         """What the body takes, split, of what is seen and a velocity to act by, [..., inputs + VELOCITY]."""
         return self.body.split(torch.cat((seen, velocity.to(seen.dtype)), dim=-1))
 
-    def velocity(self, seen: Tensor) -> Tensor:
-        """Of the trunk, as the critic sees it, fp32, [..., 3]."""
-        return self.estimator(seen).float()
+    def velocity(self, seen: Tensor, acting: Sequence[Tensor] | None = None) -> Tensor:
+        """Of the trunk, as the critic sees it, fp32, [..., 3]; `acting` is the estimator's, where it is at hand."""
+        return self.estimator(seen, acting).float()
+
+    def seen(self, split: Tensor) -> Tensor:
+        """What the estimator takes, split, of what `split` gave: that without the velocity, [..., inputs]."""
+        if not self.body.symmetric:
+            return split[..., :-VELOCITY]
+        even, odd = split.tensor_split((self.body.evens,), dim=-1)
+        evens = self.estimator.evens
+        return torch.cat((even[..., :evens], odd[..., : self.estimator.inputs - evens]), dim=-1)
 
 
 class Critic(nn.Module):

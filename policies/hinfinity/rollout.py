@@ -12,15 +12,13 @@ from torch import Tensor
 from policies.hinfinity.environment import Transition
 from policies.hinfinity.networks import VELOCITY
 
-ESTIMATED = 4  # of so many samples of an update one is for the estimator
-
 
 class Rollout:
     """Steps of all environments, [T, N, ...]. Made once, overwritten in every iteration.
 
     Attributes:
-        observation: of the actor, [T, N, O], in the precision it is learned in.
-        acted_on: the same with the trunk's velocity as the actor estimated it, as its network splits it, [T, N, O + 3].
+        acted_on: what the actor saw and the trunk's velocity as it estimated it, as its network splits them, in the
+            precision it is learned in, [T, N, O + 3].
         privileged: of critic and disturber, with that after the last step, [T + 1, N, P]; the environment's first.
         action, mean: drawn, and the mean it was drawn about, [T, N, A].
         reward, cost: [T, N].
@@ -33,7 +31,6 @@ class Rollout:
     def __init__(self, steps: int, count: int, sizes: tuple[int, int, int], dtype: torch.dtype) -> None:
         observation, privileged, action = sizes
         self.steps, self.count = steps, count
-        self.observation = torch.zeros(steps, count, observation, dtype=dtype)
         self.acted_on = torch.zeros(steps, count, observation + VELOCITY, dtype=dtype)
         self.privileged = torch.zeros(steps + 1, count, privileged)
         self.action = torch.zeros(steps, count, action)
@@ -79,16 +76,22 @@ class Rollout:
 
     def finite(self) -> bool:
         """All that is learned from is."""
-        tensors = (self.observation, self.privileged, self.action, self.mean, self.reward, self.cost)
+        tensors = (self.acted_on, self.privileged, self.action, self.mean, self.reward, self.cost)
         return bool(torch.isfinite(torch.stack([tensor.sum(dtype=torch.float32) for tensor in tensors])).all())
 
-    def values(self, critic: Callable[[Tensor], Tensor], fallen: Tensor) -> tuple[Tensor, Tensor]:
+    def values(
+        self, of_privileged: Tensor, critic: Callable[[Tensor], Tensor], fallen: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """What the states before and after every step are worth, [T, N, heads] each.
 
         An episode that timed out goes on in the critic's mind; one that ended in a fall is worth `fallen` [N, heads].
+
+        Args:
+            of_privileged: what `critic` says of `privileged`, [T + 1, N, heads].
+            critic: what [K, P] are worth, [K, heads].
+            fallen: see above.
         """
-        all_values = critic(self.privileged)
-        value, after = all_values[:-1], all_values[1:].clone()
+        value, after = of_privileged[:-1], of_privileged[1:].clone()
         for step, rows, privileged in self._final:
             after[step, rows] = critic(privileged)
         after = torch.where(self.fell[..., None], fallen, after)
@@ -105,7 +108,7 @@ class Samples:
     """A rollout as its learner takes it, one row a sample.
 
     Attributes:
-        observation, acted_on, action, mean: as in `Rollout`, [S, ...].
+        acted_on, action, mean: as in `Rollout`, [S, ...].
         velocity: of the trunk, as the critic sees it: what the estimator should say of an observation, [S, 3].
         privileged: what the critic sees, as its network splits it, [S, P].
         log_std: of the actions, [A].
@@ -117,7 +120,6 @@ class Samples:
         disturbed: the disturber's force was on, bool, [S].
     """
 
-    observation: Tensor
     acted_on: Tensor
     velocity: Tensor
     privileged: Tensor
@@ -135,6 +137,5 @@ class Samples:
         return len(self.action)
 
     def take(self, rows: Tensor) -> Samples:
-        """Some of them, [K]; for the estimator, which has hundreds of updates a minute, a few of those."""
-        chosen = dict.fromkeys(vars(self), rows) | dict.fromkeys(("observation", "velocity"), rows[::ESTIMATED])
-        return Samples(**{n: v if n == "log_std" else v.index_select(0, chosen[n]) for n, v in vars(self).items()})
+        """Some of them, [K]."""
+        return Samples(**{n: v if n == "log_std" else v.index_select(0, rows) for n, v in vars(self).items()})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ class Trainer:
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.forces = Forces(config, environment.count)
-        self.limits = ForceLimits(config, self.forces.who)
+        self.limits = ForceLimits(config, environment.count)
         self.workers = Workers(config.cores, self._cpu)
         self.learner = Learner(
             config,
@@ -181,17 +181,18 @@ class Trainer:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
         pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
+        aimed = config.disturber == "hinfinity" and iteration >= config.warmup + config.chance_first
+        self.forces.aimed(aimed)
         began = time.monotonic()
         figures = self.collect(pushed)
         collected = time.monotonic()
-        constrained = config.disturber == "hinfinity" and pushed
         entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
         who = self.forces.who if pushed else torch.full_like(self.forces.who, NOBODY)
-        figures |= self.learner.learn(self.rollout, who, constrained, fall, entropy)
+        figures |= self.learner.learn(self.rollout, who, aimed, fall, entropy)
         self.average.update(self.learner.networks.actor, iteration + 1)
         if pushed:
             figures |= self._limits(fall)
-            limits.follow(self.rollout.fell, self.environment.period_s)
+            limits.follow(self.rollout.fell, who, self.environment.period_s)
         self._refresh()
         ended = time.monotonic()
         steps = config.rollout_steps * self.environment.count
@@ -206,7 +207,8 @@ class Trainer:
     def collect(self, pushed: bool) -> dict[str, float]:
         """Fill the rollout, with forces where robots are `pushed`; means of the environment's figures."""
         rollout, environment, tally = self.rollout, self.environment, Tally()
-        std = self.networks.actor.log_std.exp()
+        actor = self.networks.actor
+        std, acting = actor.log_std.exp(), (actor.estimator.acting(), actor.body.acting())
         limit = self.limits.newtons() if pushed else None
         rollout.begin()
         if not pushed:
@@ -215,7 +217,7 @@ class Trainer:
         for step in range(rollout.steps):
             rollout.privileged[step] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
             force = None if limit is None else self._push(step, limit)
-            self._act(step)
+            self._act(step, *acting)
             noise = torch.randn(rollout.mean[step].shape, generator=self.generator)
             rollout.action[step] = rollout.mean[step] + std * noise
             transition = environment.step(rollout.action[step].numpy(), force)
@@ -239,18 +241,17 @@ class Trainer:
         if self.learner.networks is not self.networks:
             self.networks.load_state_dict(self.learner.networks.state_dict())
 
-    def _act(self, step: int) -> None:
-        """What the actor sees, and the mean of its actions, into the rollout."""
+    def _act(self, step: int, estimating: Sequence[Tensor], acting: Sequence[Tensor]) -> None:
+        """What the actor sees, and the mean of its actions, into the rollout; `MLP.acting` of its networks."""
         rollout, actor = self.rollout, self.networks.actor
         observation = torch.from_numpy(self.environment.observation)
 
         @torch.no_grad()
         def work(part: slice) -> None:
-            seen = rollout.observation[step, part]
-            seen.copy_(observation[part])
+            seen = observation[part].to(rollout.acted_on.dtype)
             with autocast(self.config, self._cpu):
-                acted_on = actor.split(seen, actor.velocity(seen))
-                rollout.mean[step, part] = actor.body.of_split(acted_on)
+                acted_on = actor.split(seen, actor.velocity(seen, estimating))
+                rollout.mean[step, part] = actor.body.of_split(acted_on, acting)
             rollout.acted_on[step, part] = acted_on
 
         self.workers.map(work, rollout.count, ACTING_ROWS)

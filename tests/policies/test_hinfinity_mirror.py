@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from contracts.reflection import VECTOR
+from contracts.reflection import VECTOR, joined, unchanged
 from policies.checkpoint import CheckpointError
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import SEEN
@@ -76,31 +76,39 @@ def test_networks_do_the_mirror_image_in_a_mirror():
 
 
 def test_half_the_arithmetic_gives_the_same_values_and_gradients():
-    """As plain layers with the same weights, each with the gradient of both sides."""
+    """As plain layers with the same weights; the gradient is the mean of both sides'."""
     networks, mirror = make()
-    disturber = networks.disturber
+    actor, disturber = networks.actor, networks.disturber
     assert disturber is not None
-    own = disturber.policy.body, disturber.value
-    for network in (networks.actor.body, networks.actor.estimator, networks.critic.body, *own):
+    observation, privileged = SIDES["observation"], joined(SIDES["privileged"], unchanged(SEEN))
+    for network, sees, gives in (
+        (actor.body, joined(observation, VECTOR), SIDES["action"]),
+        (actor.estimator, observation, VECTOR),
+        (networks.critic.body, privileged, unchanged(2)),
+        (disturber.policy.body, privileged, VECTOR),
+        (disturber.value, privileged, unchanged(1)),
+    ):
         assert network.symmetric
         plain = copy.deepcopy(network)
         plain.symmetric = False
-        seen = torch.randn(6, 5, network.linears[0].in_features)
-        wanted = torch.randn(6, 5, network.linears[-1].out_features)
+        seen = torch.randn(30, network.inputs, requires_grad=True)
+        wanted = torch.randn(30, network.linears[-1].out_features)
         torch.testing.assert_close(network(seen), plain(seen), atol=1e-6, rtol=1e-4)
-        parameters = list(network.parameters())
-        found = torch.autograd.grad((network(seen) * wanted).sum(), parameters)
-        for parameter, gradient in zip(
-            parameters, torch.autograd.grad((plain(seen) * wanted).sum(), list(plain.parameters())), strict=True
-        ):
-            parameter.grad = gradient
-        mirror.gradients(parameters)
-        expected = [parameter.grad for parameter in parameters]
-        for parameter, gradient in zip(parameters, found, strict=True):
-            parameter.grad = gradient
-        mirror.gradients(parameters)
-        for parameter, right in zip(parameters, expected, strict=True):
-            torch.testing.assert_close(parameter.grad, right, atol=1e-5, rtol=1e-4)
+        (network(seen) * wanted).sum().backward()
+        mirror.gradients(network.parameters())
+        found = [tensor.grad for tensor in (seen, *network.parameters())]
+        sides = (plain(seen) * wanted).sum(), (plain(shown(seen, sees)) * shown(wanted, gives)).sum()
+        expected = torch.autograd.grad((sides[0] + sides[1]) / 2, [seen, *plain.parameters()])
+        for gradient, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(gradient, right, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_what_the_body_takes_holds_what_the_estimator_takes(symmetric):
+    actor = make()[0].actor
+    actor.body.symmetric = actor.estimator.symmetric = symmetric
+    seen = torch.randn(4, 5, SEES)
+    assert torch.equal(actor.seen(actor.split(seen, torch.randn(4, 5, 3))), actor.estimator.split(seen))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

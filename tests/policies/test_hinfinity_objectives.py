@@ -76,7 +76,7 @@ def test_values_after_an_episode():
     rollout.privileged[:] = torch.arange(9.0).reshape(3, 3, 1)
     rollout.fell[0, 0] = rollout.timed_out[0, 1] = True
     rollout._final = [(0, torch.tensor([1]), torch.tensor([[50.0]]))]
-    value, after = rollout.values(lambda seen: seen, torch.tensor([-7.0]))
+    value, after = rollout.values(rollout.privileged, lambda seen: seen, torch.tensor([-7.0]))
     assert value.squeeze(-1).tolist() == [[0, 1, 2], [3, 4, 5]]
     assert after.squeeze(-1).tolist() == [[-7, 50, 5], [6, 7, 8]]
 
@@ -146,13 +146,13 @@ def make_samples(networks: Networks, count: int = 64) -> Samples:
     generator = torch.Generator().manual_seed(1)
     seen = torch.randn(count, 5, generator=generator)
     with torch.no_grad():
-        mean = networks.actor(seen)
+        acted_on = networks.actor.split(seen, networks.actor.velocity(seen))
+        mean = networks.actor.body.of_split(acted_on)
     action = mean + torch.randn(count, 2, generator=generator)
     log_std = networks.actor.log_std.detach().clone()
     numbers = torch.rand(count, generator=generator)
-    acted_on = torch.cat((seen, torch.zeros(count, 3)), dim=1)
     return Samples(
-        observation=seen, acted_on=acted_on, privileged=seen, action=action, mean=mean, log_std=log_std,
+        acted_on=acted_on, privileged=seen, action=action, mean=mean, log_std=log_std,
         log_probability=log_probability(action, mean, log_std), value=torch.zeros(count, 2),
         target=torch.zeros(count, 2), advantage=torch.zeros(count),
         cost_advantage=numbers - 0.5, velocity=seen[:, :3], disturbed=numbers > 0.3,
@@ -167,9 +167,8 @@ def make_learner() -> Learner:
 
 def objective(learner: Learner, samples: Samples) -> torch.Tensor:
     actor = learner.networks.actor
-    ratio = torch.exp(
-        log_probability(samples.action, actor(samples.observation), actor.log_std) - samples.log_probability
-    )
+    mean = actor.body.of_split(samples.acted_on)
+    ratio = torch.exp(log_probability(samples.action, mean, actor.log_std) - samples.log_probability)
     return learner.objective(samples, ratio)[0]
 
 
@@ -207,7 +206,7 @@ def test_the_constraint_makes_costly_actions_rarer():
         (-objective(learner, samples)).backward()
         optimizer.step()
     with torch.no_grad():
-        moved = (learner.networks.actor(samples.observation) - samples.mean).mean(dim=0)
+        moved = (learner.networks.actor.body.of_split(samples.acted_on) - samples.mean).mean(dim=0)
     assert moved[0] < -0.02
     assert objective(learner, samples).item() > before
 
@@ -449,7 +448,7 @@ def test_forces_are_as_large_as_each_robot_bears():
         warmup=10, force_ramp=100, force_start_n=20, force_max_n=80, bearable_falls=30, bearable_falls_aimed=60,
         rollout_steps=20,
     )  # fmt: skip
-    limits = ForceLimits(config, torch.tensor([CHANCE] * 4 + [DISTURBER, CHANCE]))
+    limits, who = ForceLimits(config, 6), torch.tensor([CHANCE] * 4 + [DISTURBER, CHANCE])
     period_s = 0.1  # 20 steps are 2 s: 30 falls a minute are one a rollout
     assert [limits.pushed(iteration) for iteration in (9, 10)] == [False, True]
     assert limits.newtons().tolist() == [20] * 6
@@ -460,7 +459,7 @@ def test_forces_are_as_large_as_each_robot_bears():
         fell[:, 2] = True
         fell[::5, 3] = 40 <= iteration < 60
         fell[::10, 4:] = iteration >= 40
-        limits.follow(fell, period_s)
+        limits.follow(fell, who, period_s)
         seen.append(limits.newtons())
     never, just, often, learned, aimed, by_chance = torch.stack(seen).T
     assert never[49] == pytest.approx(50)  # half of the way in half of the ramp
@@ -476,14 +475,14 @@ def test_forces_are_as_large_as_each_robot_bears():
 
 def test_a_fall_becomes_worse_as_the_forces_rise():
     config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
-    limits = ForceLimits(config, torch.full((3,), CHANCE))
+    limits = ForceLimits(config, 3)
     limits.share[:] = torch.tensor([0.0, 0.5, 1.0])
     assert limits.fall_worth(9).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
     assert limits.fall_worth(10).tolist() == pytest.approx([-0.5, -1.5, -2.5])
-    at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), torch.full((2,), CHANCE))
-    at_once.follow(torch.ones(24, 2, dtype=torch.bool), 0.02)
+    at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), 2)
+    at_once.follow(torch.ones(24, 2, dtype=torch.bool), torch.full((2,), CHANCE), 0.02)
     assert at_once.newtons().tolist() == [200, 200]  # without a ramp forces are what they are
-    nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), torch.full((2,), NOBODY))
+    nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
     assert not nobody.pushed(10_000)
     assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
 

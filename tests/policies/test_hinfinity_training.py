@@ -21,8 +21,8 @@ from policies.trainer import TrainingDiverged
 PERIOD_S = 0.1
 TINY = {
     "actor_widths": (32, 32), "critic_widths": (32, 32), "disturber_widths": (16,), "precision": "fp32", "warmup": 2,
-    "force_ramp": 5, "force_start_n": 0.2, "force_max_n": 0.5, "hold": (2, 4), "initial_std": 0.7, "eta": 2.0,
-    "settle": (0, 0), "device": "cpu",
+    "chance_first": 0, "force_ramp": 5, "force_start_n": 0.2, "force_max_n": 0.5, "hold": (2, 4), "initial_std": 0.7,
+    "eta": 2.0, "settle": (0, 0), "device": "cpu",
 }  # fmt: skip
 
 
@@ -136,12 +136,13 @@ def test_it_learns(disturber, tmp_path):
         assert np.isfinite(last["cost_per_newton/disturber"])
 
 
-@pytest.mark.parametrize("disturber", ["none", "hinfinity"])
-def test_resuming_changes_no_bit(disturber, tmp_path):
-    straight = make(tmp_path / "straight", iterations=7, disturber=disturber)
+@pytest.mark.parametrize(("disturber", "chance_first"), [("none", 0), ("hinfinity", 0), ("hinfinity", 3)])
+def test_resuming_changes_no_bit(disturber, chance_first, tmp_path):
+    choices = {"disturber": disturber, "chance_first": chance_first}
+    straight = make(tmp_path / "straight", iterations=7, **choices)
     straight.run(progress_bar=False)
-    make(tmp_path / "parts", iterations=4, disturber=disturber).run(progress_bar=False)
-    parts = make(tmp_path / "parts", resume=True, iterations=7, disturber=disturber)
+    make(tmp_path / "parts", iterations=4, **choices).run(progress_bar=False)
+    parts = make(tmp_path / "parts", resume=True, iterations=7, **choices)
     result = parts.run(progress_bar=False)
     assert result.iterations == 7
     assert not result.interrupted
@@ -155,6 +156,18 @@ def test_resuming_changes_no_bit(disturber, tmp_path):
     assert all(map(torch.equal, networks.actor.parameters(), parts.average.shadow.values()))
     assert all(map(torch.equal, networks.critic.parameters(), parts.networks.critic.parameters()))
     assert list((tmp_path / "parts" / "tensorboard").iterdir())
+
+
+def test_until_the_disturber_sets_in_training_is_that_of_ppo_pushed_by_chance(tmp_path):
+    """To the last bit, so that what comes of the disturber is what it adds."""
+    by_chance = make(tmp_path / "random", disturber="random")
+    aimed = make(tmp_path / "hinfinity", chance_first=4)
+    actors = by_chance.networks.actor, aimed.networks.actor
+    for iteration in range(8):
+        one, other = by_chance.iterate(iteration), aimed.iterate(iteration)
+        assert ("force/chance" in one) == ("force/chance" in other) == (iteration >= 2)
+        assert ("force/disturber" in other) == ("constraint/slack" in other) == (iteration >= 6)
+        assert all(map(torch.equal, *(actor.parameters() for actor in actors))) == (iteration < 6)
 
 
 def test_threads_change_nothing(tmp_path):
