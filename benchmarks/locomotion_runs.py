@@ -6,24 +6,32 @@
 As many runs at once as there are cores, on one thread each; every one is `visuomotor train hinfinity --disturber METHOD
 --seed SEED`, with all else the same, and keeps its log beside its checkpoint. Stop it whenever you like (Ctrl-C, or
 `timeout --signal INT 2h python -m ...`): every run saves itself, and the same command goes on where it was stopped.
+
+Runs of one seed are the same, to the last bit, until what they differ in sets in: forces after the warm-up, and the
+disturber when forces by chance are borne. So one is trained until there, and the others go on from copies of it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.commands import CommandFailed, side_by_side, visuomotor
+from policies.checkpoint import WEIGHTS_FILE, read_tensors
+from policies.hinfinity.config import HInfinityConfig
 
 METHODS = {
     "hinfinity": "the disturber learns, and the constraint counts",
     "random": "PPO, pushed by chance",
     "none": "PPO, pushed by nobody",
 }
+COPIED = "random"  # the run of which others are copies at first
 ITERATIONS = 1500
 
 
@@ -40,24 +48,48 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    wanted = [(method, seed) for seed in options.seeds for method in options.methods]
     try:
-        side_by_side([partial(train, method, seed, options) for method, seed in wanted], options.jobs)
+        own = beginnings(options.methods, options.iterations)
+        for begin, end in pairwise((*sorted(set(own.values())), options.iterations)):
+            runs = [(method, seed) for seed in options.seeds for method in own if own[method] <= begin]
+            for method, seed in runs:
+                if own[method] == begin:
+                    copy(options.output / f"{COPIED}-{seed}", options.output / f"{method}-{seed}", begin)
+            side_by_side([partial(train, method, seed, end, options) for method, seed in runs], options.jobs)
     except (CommandFailed, KeyboardInterrupt) as stopped:
         sys.exit(f"stopped ({str(stopped) or 'Ctrl-C'}); the same command goes on")
 
 
-def train(method: str, seed: int, options: argparse.Namespace) -> None:
-    """One run, or what is left of it."""
+def beginnings(methods: Sequence[str], iterations: int) -> dict[str, int]:
+    """The iteration at which each method's run becomes one of its own."""
+    if COPIED not in methods:
+        return dict.fromkeys(methods, 0)
+    config = HInfinityConfig()
+    parted = {COPIED: 0, "none": config.warmup, "hinfinity": int(config.aimed_from)}
+    return {method: min(parted[method], iterations) for method in methods}
+
+
+def copy(run: Path, to: Path, iterations: int) -> None:
+    """A run as it is after so many iterations; not where there is one already, nor of a run that is further."""
+    if to.exists() or not run.exists() or read_tensors(run / WEIGHTS_FILE)[1].get("iteration") != str(iterations):
+        return
+    part = to.with_name(f".{to.name}")  # as long as it is not whole
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(run, part)
+    part.rename(to)
+
+
+def train(method: str, seed: int, iterations: int, options: argparse.Namespace) -> None:
+    """One run until it has so many iterations."""
     folder = options.output / f"{method}-{seed}"
-    visuomotor(*command(method, seed, folder, options), threads=1, log=folder.with_suffix(".log"))
+    visuomotor(*command(method, seed, folder, iterations, options), threads=1, log=folder.with_suffix(".log"))
 
 
-def command(method: str, seed: int, folder: Path, options: argparse.Namespace) -> Sequence[object]:
+def command(method: str, seed: int, folder: Path, iterations: int, options: argparse.Namespace) -> Sequence[object]:
     """Of `visuomotor`."""
     return (
         "train", "hinfinity", "--robot", options.robot, "--terrain", options.terrain, "--envs", options.envs,
-        "--disturber", method, "--seed", seed, "--iterations", options.iterations, "--threads", 1, "--output", folder,
+        "--disturber", method, "--seed", seed, "--iterations", iterations, "--threads", 1, "--output", folder,
         "--resume",
     )  # fmt: skip
 

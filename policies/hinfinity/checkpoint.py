@@ -29,8 +29,14 @@ from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Networks
 
 STATE_FILE = "training_state.safetensors"
+DISTURBER = "disturber."  # what its weights' names begin with
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
-MAY_CHANGE = ("iterations", "checkpoint_every_s", "threads", "device")  # between two parts of one run
+MAY_CHANGE = {"iterations", "checkpoint_every_s", "threads", "device"}  # between two parts of one run
+WHEN_AIMED = {  # what counts only once a disturber is at work
+    "chance_first", "share_random", "rest_aimed", "bearable_falls_aimed", "eta", "lambda_start", "lambda_rate",
+    "lambda_max", "disturber_widths", "disturber_learning_rate", "disturber_entropy", "disturber_mean",
+    "disturber_std", "disturber_lam", "disturber_fall", "disturber_price", "disturber_balance",
+}  # fmt: skip
 
 
 class LocomotionCheckpoint(Contract, frozen=True, kw_only=True):
@@ -123,22 +129,32 @@ def begin_with(networks: Networks, path: Path) -> None:
 
 
 def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
-    """Make the directory with its `config.json`, or see that the run in it is this one. Raises CheckpointError."""
+    """Make the directory with its `config.json`, or see that the run in it is this one. Raises CheckpointError.
+
+    Up to where they part, runs that differ in the disturber alone are the same to the last bit: so a copy of one, made
+    before that, goes on as the other.
+    """
     output.mkdir(parents=True, exist_ok=True)
     if (output / STATE_FILE).exists():
         if not resume:
             raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
-        changed = _changed(load_config(output), config)
+        changed = _changed(load_config(output), config, _progress(output / STATE_FILE).iteration)
         if changed:
             raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
     write_atomically(output / CONFIG_FILE, config.to_json().encode())
 
 
-def _changed(old: LocomotionCheckpoint, new: LocomotionCheckpoint) -> list[str]:
-    """Names of what differs and must not."""
+def _changed(old: LocomotionCheckpoint, new: LocomotionCheckpoint, iterations: int) -> list[str]:
+    """Names of what differs and must not after so many iterations."""
+    may = set(MAY_CHANGE)
+    by_chance = iterations <= min(old.config.aimed_from, new.config.aimed_from)
+    if by_chance:
+        may |= WHEN_AIMED
+    if iterations <= new.config.warmup or (by_chance and "none" not in (old.config.disturber, new.config.disturber)):
+        may.add("disturber")
     trees = [LocomotionCheckpoint.from_json(config.to_json()).to_dict() for config in (old, new)]
     flat = [tree.pop("config") | tree.pop("environment") | tree for tree in trees]
-    return [name for name in flat[1] if name not in MAY_CHANGE and flat[0].get(name) != flat[1][name]]
+    return [name for name in flat[1] if name not in may and flat[0].get(name) != flat[1][name]]
 
 
 @dataclass(frozen=True)
@@ -180,10 +196,15 @@ class TrainingState:
     def load(self, output: Path) -> Progress:
         """Put what was saved back. Raises CheckpointError."""
         file, learner = output / STATE_FILE, self.learner
-        tensors, metadata = read_tensors(file)
+        tensors, _ = read_tensors(file)
+        progress = _progress(file)
         try:
-            progress = Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
-            load_strictly(learner.networks, _part(tensors, "weights."), f"{file}: weights")
+            weights = _part(tensors, "weights.")
+            if progress.iteration <= learner.config.aimed_from:  # a disturber has not learned, and may be another's
+                own = learner.networks.state_dict()
+                weights = {name: value for name, value in weights.items() if not name.startswith(DISTURBER)}
+                weights |= {name: value for name, value in own.items() if name.startswith(DISTURBER)}
+            load_strictly(learner.networks, weights, f"{file}: weights")
             self.average.load(_part(tensors, "average."), str(file))
             _load_moments(learner, _part(tensors, "optimizer."))
             for name, value in _part(tensors, "forces.").items():
@@ -196,8 +217,18 @@ class TrainingState:
                 raise
             raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
         learner.learning_rate, learner.guard.skipped = progress.learning_rate, progress.skipped
-        learner.dual.value = progress.dual
+        if progress.iteration > learner.config.aimed_from:
+            learner.dual.value = progress.dual
         return progress
+
+
+def _progress(file: Path) -> Progress:
+    """Of a state. Raises CheckpointError."""
+    _, metadata = read_tensors(file)
+    try:
+        return Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
+    except ValueError as error:
+        raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
 
 
 def _optimized(learner: Learner) -> list[tuple[str, torch.nn.Parameter, torch.optim.Optimizer]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Literal
 
@@ -142,6 +143,11 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     def cores(self) -> int:
         """`threads`, or one for each core."""
         return self.threads or len(os.sched_getaffinity(0))
+
+    @property
+    def aimed_from(self) -> float:
+        """The iteration, counted from 0, from which a disturber is at work; inf: never."""
+        return self.warmup + self.chance_first if self.disturber == "hinfinity" else math.inf
 
     def __post_init__(self) -> None:
         widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths, *self.estimator_widths)

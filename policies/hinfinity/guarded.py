@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable
 
 import torch
@@ -25,11 +26,13 @@ class Guard:
     def __init__(self) -> None:
         self.skipped = 0
         self._in_a_row = 0
+        self._lock = threading.Lock()
 
     def count(self, finite: bool, what: str) -> None:
         """An update was `finite`, or was skipped for the sake of `what`. Raises TrainingDiverged after too many."""
-        self._in_a_row = 0 if finite else self._in_a_row + 1
-        self.skipped += not finite
+        with self._lock:
+            self._in_a_row = 0 if finite else self._in_a_row + 1
+            self.skipped += not finite
         if self._in_a_row >= MOST_BAD:
             raise TrainingDiverged(
                 f"{MOST_BAD} updates in a row had no finite numbers ({what}); the last checkpoint is from before."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from policies.hinfinity.objectives import (
 )
 from policies.hinfinity.rollout import Rollout, Samples, shuffled
 from policies.hinfinity.slopes import Shared, Slope, slope
-from policies.hinfinity.workers import LEARNING_ROWS, Workers
+from policies.hinfinity.workers import Workers
 
 LEARNING_RATES = (1e-5, 1e-2)
 ESTIMATED = 4  # of so many samples of an update one is for the estimator: it has hundreds of updates a minute
@@ -118,11 +118,14 @@ class Learner:
             return {"learning/skipped": self.guard.skipped}
         samples, figures = self._samples(rollout, who, constrained, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
-        for _ in range(self.config.epochs):
-            tally = Tally()  # the last epoch's count
-            for rows in shuffled(len(samples), self.generator, self.device).split(size):
-                self._update(samples, rows, entropy_weight, tally)
-        means = tally.means()
+        orders = [shuffled(len(samples), self.generator, self.device) for _ in range(self.config.epochs)]
+        epochs = [order.split(size) for order in orders]
+        # Neither depends on what actor and critic learn here: they have a core whenever those leave one idle.
+        estimating = self.workers.beside(lambda: [self._estimate(samples, epoch) for epoch in epochs])
+        disturbing = self.workers.beside(lambda: self._disturb(rollout, who) if constrained else {})
+        walking = [self._walk(samples, epoch, entropy_weight) for epoch in epochs]
+        means = walking[-1] | estimating.result()[-1]
+        figures |= disturbing.result()
         # Once a rollout and not, as rsl_rl does it, after every minibatch: the first ones of a rollout hardly differ
         # from the old policy, so that there the rate rises to several times what the last ones bear.
         kl = means.get("kl", math.inf)
@@ -130,7 +133,6 @@ class Learner:
         figures |= {f"learning/{name}": value for name, value in means.items()}
         if self.adversary is not None:
             if constrained:
-                figures |= self.adversary.learn(rollout, who, self.period_s, self._autocast())
                 self.dual.update(figures.get("constraint/slack", 0.0))
             figures |= {"constraint/lambda": self.dual.value, "constraint/eta": self.config.eta}
         figures |= {
@@ -190,26 +192,34 @@ class Learner:
         flat = {name: part.flatten(0, 1) for name, part in parts.items()}
         return Samples(log_std=log_std, **flat), figures
 
-    def _update(self, samples: Samples, rows: Tensor, entropy_weight: float, tally: Tally) -> None:
-        """One minibatch, of some `rows` of the samples, for actor, critic and estimator."""
-        actor, critic = self.networks.actor, self.networks.critic
-        walking, estimating = Shared([actor.body, critic.body], [actor.log_std]), Shared([actor.estimator])
+    def _disturb(self, rollout: Rollout, who: Tensor) -> dict[str, float]:
+        """All updates of the disturber."""
+        return {} if self.adversary is None else self.adversary.learn(rollout, who, self.period_s, self._autocast())
 
-        def walk_of(part: slice) -> Slope:
-            return self._walking(samples.take(rows[part]), walking, entropy_weight)
+    def _walk(self, samples: Samples, epoch: Sequence[Tensor], entropy_weight: float) -> dict[str, float]:
+        """An epoch of actor and critic, whose minibatches are `epoch`: rows of the samples."""
+        actor, critic, tally = self.networks.actor, self.networks.critic, Tally()
+        for rows in epoch:
+            shared = Shared([actor.body, critic.body], [actor.log_std])
 
-        def estimate_of(part: slice) -> Slope:
-            return self._estimating(samples, few[part], estimating)
+            def work(part: slice, rows: Tensor = rows, shared: Shared = shared) -> Slope:
+                return self._walking(samples.take(rows[part]), shared, entropy_weight)
 
-        few = rows[::ESTIMATED]
-        walk = walking.of(self.optimizer.parameters, self.workers.map(walk_of, len(rows)))
-        if self.optimizer.descend(walk, self.learning_rate, "actor and critic"):
-            actor.keep_std()
-            tally.add(**walk.figures)
-        parts = self.workers.map(estimate_of, len(few), LEARNING_ROWS // 2)
-        estimate = estimating.of(self.estimator.parameters, parts)
-        if self.estimator.descend(estimate, self.config.estimator_learning_rate, "the estimator"):
-            tally.add(**estimate.figures)
+            by = shared.of(self.optimizer.parameters, self.workers.map(work, len(rows)))
+            if self.optimizer.descend(by, self.learning_rate, "actor and critic"):
+                actor.keep_std()
+                tally.add(**by.figures)
+        return tally.means()
+
+    def _estimate(self, samples: Samples, epoch: Sequence[Tensor]) -> dict[str, float]:
+        """An epoch of the estimator, of a few rows of each minibatch."""
+        tally = Tally()
+        for rows in epoch:
+            shared = Shared([self.networks.actor.estimator])
+            by = shared.of(self.estimator.parameters, [self._estimating(samples, rows[::ESTIMATED], shared)])
+            if self.estimator.descend(by, self.config.estimator_learning_rate, "the estimator"):
+                tally.add(**by.figures)
+        return tally.means()
 
     def _walking(self, samples: Samples, shared: Shared, entropy_weight: float) -> Slope:
         """Of actor and critic."""

@@ -181,7 +181,7 @@ class Trainer:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
         pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
-        aimed = config.disturber == "hinfinity" and iteration >= config.warmup + config.chance_first
+        aimed = iteration >= config.aimed_from
         self.forces.aimed(aimed)
         began = time.monotonic()
         figures = self.collect(pushed)

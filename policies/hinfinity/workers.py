@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-ACTING_ROWS, LEARNING_ROWS = 512, 1536  # of a part: so many that its arithmetic takes far longer than its Python
+ACTING_ROWS, LEARNING_ROWS = 512, 3072  # of a part: so many that its arithmetic takes far longer than its Python
 
 Result = TypeVar("Result")
 
@@ -28,13 +28,24 @@ class Workers:
 
     def __init__(self, threads: int, device: torch.device) -> None:
         self._whole = device.type != "cpu"
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool, self._beside = (
+            ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) for count in (threads, 1)
+        )
+        self._alone = threads == 1
 
     def map(self, work: Callable[[slice], Result], count: int, rows: int = LEARNING_ROWS) -> list[Result]:
         """What comes of each part of `count` rows, with `rows` in each, in order. Inside `single_threaded`."""
         size = count if self._whole else rows
         parts = [slice(start, start + size) for start in range(0, count, size)]
         return list(self._pool.map(work, parts)) if len(parts) > 1 else [work(part) for part in parts]
+
+    def beside(self, work: Callable[[], Result]) -> Future[Result]:
+        """Begin what nothing depends on that is done until its result is asked for; with one thread, do it at once."""
+        if not self._alone:
+            return self._beside.submit(work)
+        done: Future[Result] = Future()
+        done.set_result(work())
+        return done
 
     def rows(self, function: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
         """A function of each row of `values` [..., K], without gradients: [..., M]."""

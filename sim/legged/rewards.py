@@ -6,7 +6,7 @@ their bound. The others shape how the robot walks.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class RewardWeights:
 def weighted_terms(terms: dict[str, Array], weights: RewardWeights, shaping: float) -> dict[str, Array]:
     """Each term times its weight, per second, [N]; of those that are not the task's, the share `shaping`."""
     shares = {name: 1.0 if name in TASK_TERMS else shaping for name in terms}
-    return {name: weight * shares[name] * terms[name] for name, weight in asdict(weights).items()}
+    return {name: weight * shares[name] * terms[name] for name, weight in vars(weights).items()}
 
 
 def reward_terms(
