@@ -24,6 +24,7 @@ from pathlib import Path
 
 from benchmarks.commands import CommandFailed, side_by_side, visuomotor
 from policies.checkpoint import WEIGHTS_FILE, read_tensors
+from policies.hinfinity.checkpoint import load_config
 from policies.hinfinity.config import HInfinityConfig
 
 METHODS = {
@@ -53,7 +54,7 @@ def main() -> None:
         for begin, end in pairwise((*sorted(set(own.values())), options.iterations)):
             runs = [(method, seed) for seed in options.seeds for method in own if own[method] <= begin]
             for method, seed in runs:
-                if own[method] == begin:
+                if own[method] == begin > 0:
                     copy(options.output / f"{COPIED}-{seed}", options.output / f"{method}-{seed}", begin)
             side_by_side([partial(train, method, seed, end, options) for method, seed in runs], options.jobs)
     except (CommandFailed, KeyboardInterrupt) as stopped:
@@ -71,7 +72,7 @@ def beginnings(methods: Sequence[str], iterations: int) -> dict[str, int]:
 
 def copy(run: Path, to: Path, iterations: int) -> None:
     """A run as it is after so many iterations; not where there is one already, nor of a run that is further."""
-    if to.exists() or not run.exists() or read_tensors(run / WEIGHTS_FILE)[1].get("iteration") != str(iterations):
+    if to.exists() or trained(run) != iterations:
         return
     part = to.with_name(f".{to.name}")  # as long as it is not whole
     shutil.rmtree(part, ignore_errors=True)
@@ -79,9 +80,17 @@ def copy(run: Path, to: Path, iterations: int) -> None:
     part.rename(to)
 
 
+def trained(run: Path) -> int:
+    """How many iterations a run has; 0 where there is none."""
+    file = run / WEIGHTS_FILE
+    return int(read_tensors(file)[1].get("iteration", 0)) if file.exists() else 0
+
+
 def train(method: str, seed: int, iterations: int, options: argparse.Namespace) -> None:
     """One run until it has so many iterations."""
     folder = options.output / f"{method}-{seed}"
+    if trained(folder) >= iterations and load_config(folder).config.disturber == method:
+        return
     visuomotor(*command(method, seed, folder, iterations, options), threads=1, log=folder.with_suffix(".log"))
 
 
