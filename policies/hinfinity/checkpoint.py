@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,9 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
     if (output / STATE_FILE).exists():
         if not resume:
             raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
-        changed = _changed(load_config(output), config, _progress(output / STATE_FILE).iteration)
+        _, metadata = read_tensors(output / STATE_FILE)
+        done = _progress(output / STATE_FILE, metadata).iteration
+        changed = _changed(load_config(output), config, done)
         if changed:
             raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
     write_atomically(output / CONFIG_FILE, config.to_json().encode())
@@ -196,8 +199,8 @@ class TrainingState:
     def load(self, output: Path) -> Progress:
         """Put what was saved back. Raises CheckpointError."""
         file, learner = output / STATE_FILE, self.learner
-        tensors, _ = read_tensors(file)
-        progress = _progress(file)
+        tensors, metadata = read_tensors(file)
+        progress = _progress(file, metadata)
         try:
             weights = _part(tensors, "weights.")
             if progress.iteration <= learner.config.aimed_from:  # a disturber has not learned, and may be another's
@@ -222,9 +225,8 @@ class TrainingState:
         return progress
 
 
-def _progress(file: Path) -> Progress:
-    """Of a state. Raises CheckpointError."""
-    _, metadata = read_tensors(file)
+def _progress(file: Path, metadata: Mapping[str, str]) -> Progress:
+    """Of a state, from its metadata. Raises CheckpointError."""
     try:
         return Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
     except ValueError as error:

@@ -56,8 +56,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
             back would be what is learned.
-        rest_aimed: of that time, the share that robots have to rest that the disturber pushes. Theirs are the forces
-            that hardly ever cease, which are smaller then (see bearable_falls_aimed); chance's are large ones, apart.
+        rest_aimed: of that time, the share that robots have to rest that the disturber pushes: some are to learn what
+            it is when forces hardly cease.
         settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
             does not walk yet.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
