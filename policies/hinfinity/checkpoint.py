@@ -32,6 +32,7 @@ from policies.hinfinity.networks import Networks
 STATE_FILE = "training_state.safetensors"
 DISTURBER = "disturber."  # what its weights' names begin with
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
+OF_FORCES = ("force", "raw", "remaining", "pause", "taken")  # what changes in `Forces`
 MAY_CHANGE = {"iterations", "checkpoint_every_s", "threads", "device"}  # between two parts of one run
 WHEN_AIMED = {  # what counts only once a disturber is at work
     "chance_first", "share_random", "rest_aimed", "bearable_falls_aimed", "eta", "lambda_start", "lambda_rate",
@@ -189,7 +190,7 @@ class TrainingState:
         for name, parameter, optimizer in _optimized(self.learner):
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        tensors |= {f"forces.{name}": getattr(self.forces, name) for name in ("force", "raw", "remaining", "pause")}
+        tensors |= {f"forces.{name}": getattr(self.forces, name) for name in OF_FORCES}
         tensors["force_share"] = self.limits.share
         here = self.environment.snapshot()
         tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in here.items()}
@@ -210,8 +211,8 @@ class TrainingState:
             load_strictly(learner.networks, weights, f"{file}: weights")
             self.average.load(_part(tensors, "average."), str(file))
             _load_moments(learner, _part(tensors, "optimizer."))
-            for name, value in _part(tensors, "forces.").items():
-                getattr(self.forces, name).copy_(value)
+            for name in OF_FORCES:
+                getattr(self.forces, name).copy_(tensors[f"forces.{name}"])
             self.limits.share.copy_(tensors["force_share"])
             self.environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
             self.generator.set_state(tensors["generator"])

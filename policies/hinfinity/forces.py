@@ -38,6 +38,11 @@ class ForceLimits:
         """Whether there are forces in an iteration."""
         return self.config.disturber != "none" and iteration >= self.config.warmup
 
+    @property
+    def borne(self) -> Tensor:
+        """The largest limit has just been reached, bool, [N]."""
+        return self.share >= 1
+
     def newtons(self) -> Tensor:
         """The limits now, [N]."""
         return self.config.force_start_n + self.share * (self.config.force_max_n - self.config.force_start_n)
@@ -63,6 +68,7 @@ class Forces:
 
     Attributes:
         who: NOBODY, CHANCE or DISTURBER, [N].
+        taken: the disturber has taken over, bool, [N].
         force: that acts, N, [N, 3].
         raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
         remaining: steps until it ends, [N].
@@ -79,16 +85,19 @@ class Forces:
             self.who[place < config.share_none] = NOBODY
         # Drawn, since the kind of ground goes by the environment's number.
         self.who = self.who[torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))]
-        self._in_the_end = self.who
+        self._disturbers = self.who == DISTURBER
+        self._by_chance = torch.where(self._disturbers, CHANCE, self.who)
+        self.taken = torch.zeros(count, dtype=torch.bool)
+        self.hand_over(self.taken)
         self.force = torch.zeros(count, 3)
         self.raw = torch.zeros(count, 3)
         self.remaining = torch.zeros(count, dtype=torch.int64)
         self.pause = torch.zeros(count, dtype=torch.int64)
 
-    def aimed(self, aimed: bool) -> None:
-        """From now on the disturber pushes its robots, or chance pushes them as yet."""
-        who = self._in_the_end
-        self.who = who if aimed else torch.where(who == DISTURBER, CHANCE, who)
+    def hand_over(self, ready: Tensor) -> None:
+        """The disturber takes over those of its robots that are `ready` [N], for good; chance pushes the others yet."""
+        self.taken |= ready & self._disturbers
+        self.who = torch.where(self.taken, DISTURBER, self._by_chance)
 
     @torch.no_grad()
     def choose(

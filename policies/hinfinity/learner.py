@@ -94,15 +94,13 @@ class Learner:
         disturbing = [self.adversary.choosing, self.adversary.judging] if self.adversary else []
         return [optimizer.adam for optimizer in (self.optimizer, self.estimator, *disturbing)]
 
-    def learn(
-        self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor, entropy_weight: float
-    ) -> dict[str, float]:
+    def learn(self, rollout: Rollout, who: Tensor, fall: Tensor, entropy_weight: float) -> dict[str, float]:
         """All updates from one rollout.
 
         Args:
             rollout: full, on whatever device.
-            who: pushed whom, [N]; NOBODY where nobody was pushed yet.
-            constrained: the disturber was at work: the constraint counts, and the disturber learns too.
+            who: pushed whom, [N]; NOBODY where nobody was pushed yet. With any of DISTURBER's the constraint counts, and
+                the disturber learns too.
             fall: what a fall is worth now, in reward, [N].
             entropy_weight: of the actor's entropy now.
 
@@ -116,7 +114,8 @@ class Learner:
         if not rollout.finite():
             self.guard.count(False, "what was collected")
             return {"learning/skipped": self.guard.skipped}
-        samples, figures = self._samples(rollout, who, constrained, fall)
+        constrained = bool((who == DISTURBER).any())
+        samples, figures = self._samples(rollout, who, fall)
         size = math.ceil(len(samples) / self.config.minibatches)
         orders = [shuffled(len(samples), self.generator, self.device) for _ in range(self.config.epochs)]
         epochs = [order.split(size) for order in orders]
@@ -146,9 +145,7 @@ class Learner:
         return autocast(self.config, self.device)
 
     @torch.no_grad()
-    def _samples(
-        self, rollout: Rollout, who: Tensor, constrained: bool, fall: Tensor
-    ) -> tuple[Samples, dict[str, float]]:
+    def _samples(self, rollout: Rollout, who: Tensor, fall: Tensor) -> tuple[Samples, dict[str, float]]:
         """A rollout with its values, targets and advantages; and figures to log, the constraint's slack a second."""
         config = self.config
         fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
@@ -169,7 +166,7 @@ class Learner:
         earned, scale = normalized(earned, who)
         log_std = self.networks.actor.log_std.clone()
         figures = {"learning/advantage_scale": float(scale.mean())}
-        disturbed = (who == DISTURBER) & constrained
+        disturbed = who == DISTURBER
         if disturbed.any():
             lost = lost - lost[:, disturbed].mean()
             intensity = rollout.force.norm(dim=-1) * self.period_s

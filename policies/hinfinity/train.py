@@ -30,7 +30,7 @@ from policies.hinfinity.checkpoint import (
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.environment import Environment, Transition
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import NOBODY, PUSHERS, SEEN, ForceLimits, Forces
+from policies.hinfinity.forces import DISTURBER, NOBODY, PUSHERS, SEEN, ForceLimits, Forces
 from policies.hinfinity.learner import Learner, autocast
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import twin
@@ -181,14 +181,13 @@ class Trainer:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
         pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
-        aimed = iteration >= config.aimed_from
-        self.forces.aimed(aimed)
+        self.forces.hand_over(limits.borne & (iteration >= config.aimed_from))
         began = time.monotonic()
         figures = self.collect(pushed)
         collected = time.monotonic()
         entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
         who = self.forces.who if pushed else torch.full_like(self.forces.who, NOBODY)
-        figures |= self.learner.learn(self.rollout, who, aimed, fall, entropy)
+        figures |= self.learner.learn(self.rollout, who, fall, entropy)
         self.average.update(self.learner.networks.actor, iteration + 1)
         if pushed:
             figures |= self._limits(fall)
@@ -264,10 +263,11 @@ class Trainer:
         return self.forces.force.numpy().astype(np.float64)
 
     def _limits(self, fall: Tensor) -> dict[str, float]:
-        """Of the robots that are pushed: how hard at most, and what a fall is worth to them."""
+        """Of the robots that are pushed: by whom, how hard at most, and what a fall is worth to them."""
         who, newtons = self.forces.who, self.limits.newtons()
         limits = {name: newtons[who == number] for name, number in PUSHERS.items() if (who == number).any()}
         return {f"force/limit_{name}": float(limit.mean()) for name, limit in limits.items()} | {
+            "force/share_disturber": float((who == DISTURBER).float().mean()),
             "force/limit_upper_decile": float(newtons[who != NOBODY].quantile(0.9)),
             "learning/fall": float(fall[who != NOBODY].mean()),
         }

@@ -239,6 +239,13 @@ def test_forces_are_bounded_and_keep_their_direction():
     assert torch.isfinite(squash(torch.zeros(1, 3), 60.0)).all()
 
 
+def all_taken(config: HInfinityConfig, count: int) -> Forces:
+    """As when every robot of the disturber has borne the largest force."""
+    forces = Forces(config, count)
+    forces.hand_over(torch.ones(count, dtype=torch.bool))
+    return forces
+
+
 def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.Tensor:
     """Forces of a first step."""
     forces.choose(torch.zeros(count, 4), torch.full((count,), limit), network, torch.Generator().manual_seed(0))
@@ -248,7 +255,7 @@ def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.
 def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
     torch.manual_seed(0)
     count = 40_000
-    forces = Forces(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
+    forces = all_taken(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
     drawn = draw(forces, Disturber(4, HInfinityConfig(disturber_widths=(8,))), count, 50.0)
     chance, disturber = (drawn[forces.who == number].norm(dim=1) for number in (CHANCE, DISTURBER))
     assert float(chance.max()) <= 50.0 + 1e-4
@@ -264,7 +271,7 @@ def test_pushes_are_mostly_horizontal():
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     pushes = []
     for vertical in (1.0, 0.3, 0.0):
-        forces = Forces(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
+        forces = all_taken(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
         pushes.append((draw(forces, network, 500, 50.0), forces.raw))
     full = pushes[0][0]
     for (force, raw), vertical in zip(pushes, (1.0, 0.3, 0.0), strict=True):
@@ -279,11 +286,11 @@ def test_the_constraint_counts_the_force_that_acted():
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
     who, fall = torch.full((3,), DISTURBER), torch.full((3,), -1.0)
     rollout.raw_force[0, 1] = 100.0
-    without = learner._samples(rollout, who, True, fall)[1]["constraint/slack"]
+    without = learner._samples(rollout, who, fall)[1]["constraint/slack"]
     rollout.force[0, 1] = torch.tensor([3.0, 0.0, 4.0])
-    pushed = learner._samples(rollout, who, True, fall)[1]["constraint/slack"]
+    pushed = learner._samples(rollout, who, fall)[1]["constraint/slack"]
     assert pushed - without == pytest.approx(SMALL.eta * 5 / 6)
-    assert "constraint/slack" not in learner._samples(rollout, who, False, fall)[1]  # not in the warm-up
+    assert "constraint/slack" not in learner._samples(rollout, torch.full((3,), NOBODY), fall)[1]  # not in the warm-up
 
 
 def test_the_constraint_is_about_what_the_disturber_causes():
@@ -292,7 +299,7 @@ def test_the_constraint_is_about_what_the_disturber_causes():
     rollout = Rollout(4, 3, (5, 5, 2), torch.float32)
     rollout.cost[:] = torch.tensor([0.1, 0.3, 5.0])
     who = torch.tensor([DISTURBER, DISTURBER, CHANCE])
-    samples, _ = learner._samples(rollout, who, True, torch.full((3,), -1.0))
+    samples, _ = learner._samples(rollout, who, torch.full((3,), -1.0))
     assert samples.disturbed.tolist() == [True, True, False] * 4
     assert float(samples.cost_advantage[samples.disturbed].mean()) == pytest.approx(0, abs=1e-5)
     first, second = samples.cost_advantage.reshape(4, 3)[:, :2].T
@@ -307,7 +314,7 @@ def test_the_learner_compares_robots_alike_in_who_pushes_them():
     found = []
     for factor in (1.0, 100.0):
         rollout.reward[:, 1] *= factor
-        found.append(learner._samples(rollout, who, False, torch.full((4,), -1.0))[0].advantage.reshape(4, 4))
+        found.append(learner._samples(rollout, who, torch.full((4,), -1.0))[0].advantage.reshape(4, 4))
     torch.testing.assert_close(found[0][:, ::2], found[1][:, ::2])
     assert not torch.allclose(found[0][:, 1::2], found[1][:, 1::2])
     assert found[1][:, 1::2].std().item() == pytest.approx(1, abs=1e-3)
@@ -332,7 +339,7 @@ def test_a_fall_is_worth_what_the_learner_is_told():
     rollout = Rollout(2, 3, (5, 5, 2), torch.float32)
     rollout.fell[1, 1:] = True
     fall = torch.tensor([9.0, -0.5, -2.0])  # to each robot; the first stands
-    stands, cheap, dear = learner._samples(rollout, torch.zeros(3), False, fall)[0].target[-3:]
+    stands, cheap, dear = learner._samples(rollout, torch.zeros(3), fall)[0].target[-3:]
     assert stands.abs().max() < 1
     assert cheap.tolist() == pytest.approx([-0.5 * SMALL.gamma, 0.03 / (1 - SMALL.gamma) * SMALL.gamma])
     assert dear.tolist() == pytest.approx([-2.0 * SMALL.gamma, cheap[1].item()])
@@ -366,7 +373,7 @@ def test_forces_are_held(disturber, pushes):
         disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), share_none=0.25, share_random=0.45
     )
     count = 60
-    forces, generator = Forces(config, count), torch.Generator().manual_seed(0)
+    forces, generator = all_taken(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     assert set(forces.who.tolist()) == pushes
     if disturber == "hinfinity":
@@ -384,6 +391,29 @@ def test_forces_are_held(disturber, pushes):
         assert set(lengths.tolist()) <= {3, 4, 5}
         if forces.who[i] == DISTURBER:
             assert changes == [t for t in range(1, 60) if decisions[t][i]]
+
+
+def test_a_disturber_takes_over_who_bears_the_largest_force_for_good():
+    config = HInfinityConfig(disturber_widths=(8,), share_none=0.25, share_random=0.25, force_ramp=10, rollout_steps=24)
+    forces, limits = Forces(config, 40), ForceLimits(config, 40)
+    first = forces.who.clone()
+    assert set(first.tolist()) == {NOBODY, CHANCE}
+    even = torch.arange(40) % 2 == 0
+    fell = torch.zeros(24, 40, dtype=torch.bool)
+    fell[::4] = even
+    for _ in range(10):
+        forces.hand_over(limits.borne)
+        assert torch.equal(forces.who, first)
+        limits.follow(fell, forces.who, 0.02)
+    forces.hand_over(limits.borne)
+    own = forces.who == DISTURBER
+    assert own.sum() == pytest.approx(10, abs=4)  # half of those who stood
+    assert not own[even].any()
+    assert not own[first == NOBODY].any()
+    limits.follow(~fell, forces.who, 0.02)
+    assert not limits.borne[own].any()
+    forces.hand_over(limits.borne)
+    assert torch.equal(forces.who == DISTURBER, own)
 
 
 def test_robots_come_to_walk_before_they_are_pushed():
@@ -425,7 +455,7 @@ def test_forces_rest_between_each_other():
     config = HInfinityConfig(
         disturber_widths=(8,), hold=(2, 2), rest=(3, 6), rest_aimed=0.5, share_random=0.4, share_none=0.2
     )
-    forces, generator = Forces(config, 60), torch.Generator().manual_seed(0)
+    forces, generator = all_taken(config, 60), torch.Generator().manual_seed(0)
     network, trace = Disturber(4, config), []
     for _ in range(100):
         forces.choose(torch.zeros(60, 4), torch.full((60,), 50.0), network, generator)
@@ -495,7 +525,7 @@ def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
             list(disturber.policy.body.parameters())[-1].copy_(torch.tensor([300.0, 0.0, 0.0]))
             disturber.policy.log_std[:] = -10.0
         disturber.policy.keep_std()
-        forces = Forces(msgspec.structs.replace(config, share_none=0.0, share_random=0.0), 4000)
+        forces = all_taken(msgspec.structs.replace(config, share_none=0.0, share_random=0.0), 4000)
         forces.choose(torch.zeros(4000, 4), torch.full((4000,), 100.0), disturber, torch.Generator().manual_seed(0))
         spread = 1 - torch.nn.functional.normalize(forces.force).mean(dim=0).norm()  # 0: all have the same direction
         assert least < float(spread) + 1e-6 < most
