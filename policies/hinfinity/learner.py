@@ -99,8 +99,8 @@ class Learner:
 
         Args:
             rollout: full, on whatever device.
-            who: pushed whom, [N]; NOBODY where nobody was pushed yet. With any of DISTURBER's the constraint counts, and
-                the disturber learns too.
+            who: pushed whom, [N]; NOBODY where nobody was pushed yet. With any of DISTURBER's the constraint counts,
+                and the disturber learns too.
             fall: what a fall is worth now, in reward, [N].
             entropy_weight: of the actor's entropy now.
 
