@@ -208,10 +208,10 @@ def train_hinfinity(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from policies.hinfinity.train import Trainer
-    from sim.legged.task import make_task
+    from sim.legged.task import training_groups
 
-    with make_task(robot, terrain, envs, training.seed, training.cores) as task:
-        result = Trainer(task, robot, training, output, resume, start_from).run()
+    with training_groups(robot, terrain, envs, training.seed, training.cores) as tasks:
+        result = Trainer(tasks, robot, training, output, resume, start_from).run()
     print(
         f"{result.steps} steps in {result.elapsed_s:.0f} s, velocity error {result.velocity_error:.2f} m/s, "
         f"{result.falls_per_minute:.2f} falls a minute; checkpoint: {result.checkpoint}"

@@ -42,7 +42,7 @@ from policies.hinfinity.config import HInfinityConfig  # noqa: E402
 from policies.hinfinity.train import Trainer  # noqa: E402
 from sim.legged.batch import SUBSTEPS  # noqa: E402
 from sim.legged.figures import GO2  # noqa: E402
-from sim.legged.task import LocomotionTask, make_task  # noqa: E402
+from sim.legged.task import LocomotionTask, make_task, training_groups  # noqa: E402
 
 ACTION_STD = 0.3  # about what a policy that walks explores with
 Work = Callable[[], int]  # does some, and gives the number of control steps
@@ -73,8 +73,8 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
         }
         for disturber in ("none", "hinfinity"):
             config = HInfinityConfig(disturber=disturber, warmup=0, chance_first=0, force_ramp=0, device="cpu")
-            own = stack.enter_context(make_task("go2", "flat", envs, threads=threads))
-            trainer = Trainer(own, "go2", config, Path(folder) / disturber)
+            tasks = stack.enter_context(training_groups("go2", "flat", envs, threads=threads))
+            trainer = Trainer(tasks, "go2", config, Path(folder) / disturber)
             if disturber == "none":
                 works["collection"] = collection(trainer)
             works[f"loop {disturber}"] = loop(trainer)
@@ -157,7 +157,7 @@ def collection(trainer: Trainer) -> Work:
 
     def work() -> int:
         trainer.collect(pushed=False)
-        return trainer.rollout.steps * trainer.environment.count
+        return trainer.rollout.steps * trainer.count
 
     return work
 
@@ -167,7 +167,7 @@ def loop(trainer: Trainer) -> Work:
 
     def work() -> int:
         trainer.iterate(0)
-        return trainer.rollout.steps * trainer.environment.count
+        return trainer.rollout.steps * trainer.count
 
     return work
 

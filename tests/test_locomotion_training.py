@@ -14,7 +14,7 @@ import torch
 from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.train import Trainer
-from sim.legged.task import make_task
+from sim.legged.task import training_groups
 
 CHOICES = {
     "actor_widths": (16,), "critic_widths": (16,), "disturber_widths": (8,), "rollout_steps": 6, "warmup": 1,
@@ -33,8 +33,8 @@ def one_thread():
 
 def train(output: Path, iterations: int, resume: bool = False, terrain: str = "flat") -> Trainer:
     config = HInfinityConfig.from_dict(CHOICES | {"iterations": iterations})
-    with make_task("go2", terrain, 12, threads=1) as task:
-        trainer = Trainer(task, "go2", config, output, resume)
+    with training_groups("go2", terrain, 12, threads=1) as tasks:
+        trainer = Trainer(tasks, "go2", config, output, resume)
         trainer.run(progress_bar=False)
     return trainer
 
@@ -45,8 +45,10 @@ def test_resuming_changes_no_bit(tmp_path):
     parts = train(tmp_path / "parts", 5, resume=True)
     for (name, a), b in zip(straight.networks.state_dict().items(), parts.networks.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    for name, array in straight.environment.snapshot().items():
-        np.testing.assert_array_equal(array, parts.environment.snapshot()[name], err_msg=name)
+    assert len(straight.collectors) == 2
+    for one, other in zip(straight.collectors, parts.collectors, strict=True):
+        for name, array in one.environment.snapshot().items():
+            np.testing.assert_array_equal(array, other.environment.snapshot()[name], err_msg=name)
 
 
 def test_from_the_command_line(tmp_path):

@@ -113,7 +113,7 @@ class Attack:
             )
             rollout.force[step], rollout.raw_force[step] = forces.force, forces.raw
             action = self.actor(environment.observation)
-            rollout.put(step, environment.step(action, forces.force.numpy().astype(np.float64)))
+            rollout.put(step, environment.step(action, forces.force.numpy().astype(np.float64)), slice(None))
             forces.end(rollout.done[step], self._generator)
         rollout.privileged[-1] = torch.from_numpy(environment.privileged)
         return float(rollout.fell.sum()) / (self.steps_per_iteration * environment.period_s / 60)

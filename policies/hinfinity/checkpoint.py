@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,15 @@ from policies.checkpoint import (
     write_tensors,
 )
 from policies.ema import ExponentialMovingAverage
+from policies.hinfinity.collector import Collector
 from policies.hinfinity.config import HInfinityConfig
-from policies.hinfinity.environment import Environment
-from policies.hinfinity.forces import ForceLimits, Forces
+from policies.hinfinity.forces import ForceLimits
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Networks
 
 STATE_FILE = "training_state.safetensors"
 DISTURBER = "disturber."  # what its weights' names begin with
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
-OF_FORCES = ("force", "raw", "remaining", "pause", "taken")  # what changes in `Forces`
 MAY_CHANGE = {"iterations", "checkpoint_every_s", "threads", "device"}  # between two parts of one run
 WHEN_AIMED = {  # what counts only once a disturber is at work
     "chance_first", "share_random", "rest_aimed", "bearable_falls_aimed", "eta", "lambda_start", "lambda_rate",
@@ -168,16 +167,15 @@ class TrainingState:
     Attributes:
         learner: the networks, their optimisers, the learning rate and lambda.
         average: of the actor's weights.
-        forces, limits: on the robots now, and at most.
-        environment: where the robots are.
-        generator: of all that is random.
+        collectors: where the robots are, and the forces on them.
+        limits: of the forces.
+        generator: of all that is random in learning.
     """
 
     learner: Learner
     average: ExponentialMovingAverage
-    forces: Forces
+    collectors: Sequence[Collector]
     limits: ForceLimits
-    environment: Environment
     generator: torch.Generator
 
     def save(self, output: Path, progress: Progress) -> None:
@@ -190,10 +188,9 @@ class TrainingState:
         for name, parameter, optimizer in _optimized(self.learner):
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
-        tensors |= {f"forces.{name}": getattr(self.forces, name) for name in OF_FORCES}
+        for number, collector in enumerate(self.collectors):
+            tensors |= {f"group.{number}.{name}": value for name, value in collector.snapshot().items()}
         tensors["force_share"] = self.limits.share
-        here = self.environment.snapshot()
-        tensors |= {f"environment.{name}": torch.from_numpy(value) for name, value in here.items()}
         tensors["generator"] = self.generator.get_state()
         write_tensors(output / STATE_FILE, tensors, {PROGRESS: progress.to_json()})
 
@@ -211,10 +208,9 @@ class TrainingState:
             load_strictly(learner.networks, weights, f"{file}: weights")
             self.average.load(_part(tensors, "average."), str(file))
             _load_moments(learner, _part(tensors, "optimizer."))
-            for name in OF_FORCES:
-                getattr(self.forces, name).copy_(tensors[f"forces.{name}"])
+            for number, collector in enumerate(self.collectors):
+                collector.restore(_part(tensors, f"group.{number}."))
             self.limits.share.copy_(tensors["force_share"])
-            self.environment.restore({n: v.numpy() for n, v in _part(tensors, "environment.").items()})
             self.generator.set_state(tensors["generator"])
         except (KeyError, ValueError, RuntimeError) as error:
             if isinstance(error, CheckpointError):

@@ -51,17 +51,17 @@ class Rollout:
         """Forget what episodes ended with."""
         self._final = []
 
-    def put(self, step: int, transition: Transition) -> None:
-        """What step number `step` brought."""
-        self.reward[step] = torch.from_numpy(transition.reward)
-        self.cost[step] = torch.from_numpy(transition.cost)
-        self.fell[step] = torch.from_numpy(transition.fell)
-        self.timed_out[step] = torch.from_numpy(transition.timed_out)
-        rows = self.timed_out[step].nonzero().squeeze(1)
-        if len(rows):
-            final = self.privileged[step, rows]  # what the environment does not know stays as it was
-            final[:, : transition.final_privileged.shape[1]] = torch.from_numpy(transition.final_privileged)[rows]
-            self._final.append((step, rows, final))
+    def put(self, step: int, transition: Transition, rows: slice) -> None:
+        """What step number `step` brought the robots of `rows`. Different rows may be put by threads of their own."""
+        self.reward[step, rows] = torch.from_numpy(transition.reward)
+        self.cost[step, rows] = torch.from_numpy(transition.cost)
+        self.fell[step, rows] = torch.from_numpy(transition.fell)
+        self.timed_out[step, rows] = torch.from_numpy(transition.timed_out)
+        ended = self.timed_out[step, rows].nonzero().squeeze(1)
+        if len(ended):
+            final = self.privileged[step, rows][ended]  # what the environment does not know stays as it was
+            final[:, : transition.final_privileged.shape[1]] = torch.from_numpy(transition.final_privileged)[ended]
+            self._final.append((step, ended + (rows.start or 0), final))
 
     def to(self, device: torch.device) -> Rollout:
         """A copy on a device, or itself where it is there already."""

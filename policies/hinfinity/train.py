@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -27,15 +27,16 @@ from policies.hinfinity.checkpoint import (
     load_config,
     prepare,
 )
+from policies.hinfinity.collector import Acting, Collector
 from policies.hinfinity.config import HInfinityConfig
-from policies.hinfinity.environment import Environment, Transition
+from policies.hinfinity.environment import Environment
 from policies.hinfinity.figures import Tally
-from policies.hinfinity.forces import DISTURBER, NOBODY, PUSHERS, SEEN, ForceLimits, Forces
-from policies.hinfinity.learner import Learner, autocast
+from policies.hinfinity.forces import DISTURBER, NOBODY, PUSHERS, SEEN, ForceLimits
+from policies.hinfinity.learner import Learner
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import twin
 from policies.hinfinity.rollout import Rollout
-from policies.hinfinity.workers import ACTING_ROWS, Workers, single_threaded
+from policies.hinfinity.workers import Workers, single_threaded
 from policies.memory import keep_freed_memory
 from policies.precision import settled
 from policies.trainer import stop_signals
@@ -67,11 +68,14 @@ class TrainingResult:
 
 
 class Trainer:
-    """Trains the networks in one environment; `output` holds checkpoint, state and TensorBoard's log.
+    """Trains the networks in environments of one kind; `output` holds checkpoint, state and TensorBoard's log.
 
-    The networks begin with the weights of the checkpoint `start_from`, where one is given.
+    Each environment's robots are a group, and groups are stepped side by side, each by a thread of its own: while one
+    is in the physics, which leaves Python's lock to others, another one acts. The networks begin with the weights of
+    the checkpoint `start_from`, where one is given.
 
     Attributes:
+        collectors: of each group.
         networks: that collect, on the CPU. Where another device learns, they are as the learner's after each iteration.
         average: of the actor's weights: what the checkpoint holds.
 
@@ -82,7 +86,7 @@ class Trainer:
 
     def __init__(
         self,
-        environment: Environment,
+        environments: Sequence[Environment],
         robot: str,
         config: HInfinityConfig,
         output: Path,
@@ -93,17 +97,19 @@ class Trainer:
         keep_freed_memory()
         begun = load_config(output).config.precision if resume and (output / STATE_FILE).exists() else None
         config = msgspec.structs.replace(config, precision=settled(config.precision, "cpu", begun))
-        self.environment, self.config, self.output = environment, config, output
+        self.config, self.output = config, output
+        environment, self.count = environments[0], sum(environment.count for environment in environments)
+        self.period_s = environment.period_s
         checkpoint = LocomotionCheckpoint(
             config=config,
             locomotion=environment.contract,
             robot=robot,
             privileged_size=environment.privileged.shape[1] + SEEN,
-            environment=dict(environment.description),
+            environment=dict(environment.description) | {"environments": self.count, "groups": len(environments)},
             start_from=None if start_from is None else str(start_from),
         )
         torch.manual_seed(config.seed)
-        self.networks, self._cpu = checkpoint.build(), torch.device("cpu")
+        self.networks = checkpoint.build()
         mirror = Mirror(environment.mirror, self.networks) if config.mirror and environment.mirror is not None else None
         if mirror is not None:
             mirror.begin()
@@ -113,9 +119,13 @@ class Trainer:
                 mirror.go_on_from(str(start_from))
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.forces = Forces(config, environment.count)
-        self.limits = ForceLimits(config, environment.count)
-        self.workers = Workers(config.cores, self._cpu)
+        ends = list(accumulate(each.count for each in environments))
+        self.collectors = [
+            Collector(config, each, slice(end - each.count, end), number)
+            for number, (each, end) in enumerate(zip(environments, ends, strict=True))
+        ]
+        self.limits = ForceLimits(config, self.count)
+        self.workers = Workers(config.cores, torch.device("cpu"))
         self.learner = Learner(
             config,
             twin(self.networks, device),
@@ -128,13 +138,18 @@ class Trainer:
         )
         sizes = (environment.observation.shape[1], checkpoint.privileged_size, len(environment.contract.joint_names))
         dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
-        self.rollout = Rollout(config.rollout_steps, environment.count, sizes, dtype)
+        self.rollout = Rollout(config.rollout_steps, self.count, sizes, dtype)
         self.average = ExponentialMovingAverage(self.learner.networks.actor, EMA_POWER, config.ema_decay)
-        self._state = TrainingState(self.learner, self.average, self.forces, self.limits, environment, self.generator)
+        self._state = TrainingState(self.learner, self.average, self.collectors, self.limits, self.generator)
         self.progress = Progress()
         if (output / STATE_FILE).exists():
             self.progress = self._state.load(output)
             self._refresh()
+
+    @property
+    def who(self) -> Tensor:
+        """Pushes each robot, [N]; see `Forces`."""
+        return torch.cat([collector.forces.who for collector in self.collectors])
 
     def run(self, progress_bar: bool = True) -> TrainingResult:
         """Train to the end, or until SIGINT or SIGTERM; either way the last state is saved.
@@ -169,7 +184,7 @@ class Trainer:
         return TrainingResult(
             checkpoint=self.output,
             iterations=iteration,
-            steps=iteration * config.rollout_steps * self.environment.count,
+            steps=iteration * config.rollout_steps * self.count,
             elapsed_s=self.progress.elapsed_s,
             velocity_error=figures.get("task/velocity_error", math.nan),
             falls_per_minute=figures.get("task/falls_per_minute", math.nan),
@@ -181,20 +196,21 @@ class Trainer:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
         pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
-        self.forces.hand_over(limits.borne & (iteration >= config.aimed_from))
+        for collector in self.collectors:
+            collector.forces.hand_over(limits.borne[collector.rows] & (iteration >= config.aimed_from))
         began = time.monotonic()
         figures = self.collect(pushed)
         collected = time.monotonic()
         entropy = config.entropy_warmup if iteration < config.warmup else config.entropy
-        who = self.forces.who if pushed else torch.full_like(self.forces.who, NOBODY)
+        who = self.who if pushed else torch.full_like(self.who, NOBODY)
         figures |= self.learner.learn(self.rollout, who, fall, entropy)
         self.average.update(self.learner.networks.actor, iteration + 1)
         if pushed:
-            figures |= self._limits(fall)
-            limits.follow(self.rollout.fell, who, self.environment.period_s)
+            figures |= self._limits(who, fall)
+            limits.follow(self.rollout.fell, who, self.period_s)
         self._refresh()
         ended = time.monotonic()
-        steps = config.rollout_steps * self.environment.count
+        steps = config.rollout_steps * self.count
         return figures | {
             "time/collect_s": collected - began,
             "time/learn_s": ended - collected,
@@ -204,31 +220,24 @@ class Trainer:
     @torch.no_grad()
     @single_threaded()
     def collect(self, pushed: bool) -> dict[str, float]:
-        """Fill the rollout, with forces where robots are `pushed`; means of the environment's figures."""
-        rollout, environment, tally = self.rollout, self.environment, Tally()
-        actor = self.networks.actor
-        std, acting = actor.log_std.exp(), (actor.estimator.acting(), actor.body.acting())
+        """Fill the rollout, with forces where robots are `pushed`; means of the environments' figures."""
+        rollout, acting, tally = self.rollout, Acting.of(self.networks), Tally()
         limit = self.limits.newtons() if pushed else None
         rollout.begin()
         if not pushed:
             rollout.force.zero_()
             rollout.decided.zero_()
-        for step in range(rollout.steps):
-            rollout.privileged[step] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
-            force = None if limit is None else self._push(step, limit)
-            self._act(step, *acting)
-            noise = torch.randn(rollout.mean[step].shape, generator=self.generator)
-            rollout.action[step] = rollout.mean[step] + std * noise
-            transition = environment.step(rollout.action[step].numpy(), force)
-            rollout.put(step, transition)
-            self.forces.end(rollout.fell[step] | rollout.timed_out[step], self.generator)
-            tally.add(**transition.figures, **self._errors(transition))
-        rollout.privileged[-1] = self.forces.seen(torch.from_numpy(environment.privileged), limit)
+
+        def work(collector: Collector) -> dict[str, float]:
+            return collector.collect(rollout, acting, None if limit is None else limit[collector.rows])
+
+        for figures in self.workers.each(work, self.collectors):
+            tally.add(**figures)
         falls, ended = int(rollout.fell.sum()), int(rollout.done.sum())
         return tally.means() | {
-            "task/falls_per_minute": falls / (rollout.fell.numel() * environment.period_s / 60),
+            "task/falls_per_minute": falls / (rollout.fell.numel() * self.period_s / 60),
             "task/fall_share": falls / ended if ended else math.nan,
-            "task/reward": float(rollout.reward.mean()) / environment.period_s,
+            "task/reward": float(rollout.reward.mean()) / self.period_s,
         }
 
     def save(self) -> None:
@@ -240,45 +249,15 @@ class Trainer:
         if self.learner.networks is not self.networks:
             self.networks.load_state_dict(self.learner.networks.state_dict())
 
-    def _act(self, step: int, estimating: Sequence[Tensor], acting: Sequence[Tensor]) -> None:
-        """What the actor sees, and the mean of its actions, into the rollout; `MLP.acting` of its networks."""
-        rollout, actor = self.rollout, self.networks.actor
-        observation = torch.from_numpy(self.environment.observation)
-
-        @torch.no_grad()
-        def work(part: slice) -> None:
-            seen = observation[part].to(rollout.acted_on.dtype)
-            with autocast(self.config, self._cpu):
-                acted_on = actor.split(seen, actor.velocity(seen, estimating))
-                rollout.mean[step, part] = actor.body.of_split(acted_on, acting)
-            rollout.acted_on[step, part] = acted_on
-
-        self.workers.map(work, rollout.count, ACTING_ROWS)
-
-    def _push(self, step: int, limit: Tensor) -> np.ndarray:
-        """The forces of a step, each within its `limit` [N], kept in the rollout."""
-        rollout, disturber = self.rollout, self.networks.disturber
-        rollout.decided[step] = self.forces.choose(rollout.privileged[step], limit, disturber, self.generator)
-        rollout.force[step], rollout.raw_force[step] = self.forces.force, self.forces.raw
-        return self.forces.force.numpy().astype(np.float64)
-
-    def _limits(self, fall: Tensor) -> dict[str, float]:
+    def _limits(self, who: Tensor, fall: Tensor) -> dict[str, float]:
         """Of the robots that are pushed: by whom, how hard at most, and what a fall is worth to them."""
-        who, newtons = self.forces.who, self.limits.newtons()
+        newtons = self.limits.newtons()
         limits = {name: newtons[who == number] for name, number in PUSHERS.items() if (who == number).any()}
         return {f"force/limit_{name}": float(limit.mean()) for name, limit in limits.items()} | {
             "force/share_disturber": float((who == DISTURBER).float().mean()),
             "force/limit_upper_decile": float(newtons[who != NOBODY].quantile(0.9)),
             "learning/fall": float(fall[who != NOBODY].mean()),
         }
-
-    def _errors(self, transition: Transition) -> dict[str, float]:
-        """Of the velocity, of all robots and of those that nobody pushes."""
-        error = torch.from_numpy(transition.velocity_error)
-        figures = {"task/velocity_error": float(error.mean())}
-        if self.config.disturber != "none":
-            figures["task/velocity_error_undisturbed"] = float(error[self.forces.who == NOBODY].mean())
-        return figures
 
     def _bar(self, show: bool) -> tqdm:
         return tqdm(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
@@ -10,8 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-ACTING_ROWS, LEARNING_ROWS = 512, 3072  # of a part: so many that its arithmetic takes far longer than its Python
+LEARNING_ROWS = 3072  # of a part: so many that its arithmetic takes far longer than its Python
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -36,8 +37,12 @@ class Workers:
     def map(self, work: Callable[[slice], Result], count: int, rows: int = LEARNING_ROWS) -> list[Result]:
         """What comes of each part of `count` rows, with `rows` in each, in order. Inside `single_threaded`."""
         size = count if self._whole else rows
-        parts = [slice(start, start + size) for start in range(0, count, size)]
-        return list(self._pool.map(work, parts)) if len(parts) > 1 else [work(part) for part in parts]
+        return self.each(work, [slice(start, start + size) for start in range(0, count, size)])
+
+    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+        """What comes of each item, in order. Inside `single_threaded`."""
+        alone = self._alone or len(items) == 1
+        return [work(item) for item in items] if alone else list(self._pool.map(work, items))
 
     def beside(self, work: Callable[[], Result]) -> Future[Result]:
         """Begin what nothing depends on that is done until its result is asked for; with one thread, do it at once."""

@@ -31,6 +31,9 @@ REACH_M = 0.1  # the ground is looked at this far around each hip
 Indices = NDArray[np.int64]
 
 
+MODELS = 64  # that robots are drawn from: so many differ enough, and their grounds take half a gigabyte
+
+
 class BatchedQuadruped:
     """`count` robots of one kind on one terrain, at the default pose in the middle of the first tile until `reset`.
 
@@ -60,7 +63,7 @@ class BatchedQuadruped:
         count: int,
         seed: int = 0,
         randomization: Randomization = HIMLOCO,
-        pool: int = 64,
+        pool: int = MODELS,
         threads: int = 2,
         substeps: int = SUBSTEPS,
         timestep: float = TIMESTEP,

@@ -5,6 +5,8 @@ Observations, rewards and randomisation are HIMLoco's (arXiv 2312.11460) unless 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any
@@ -20,7 +22,7 @@ from contracts.locomotion import (
     roll_history,
 )
 from contracts.reflection import Reflection
-from sim.legged.batch import BatchedQuadruped
+from sim.legged.batch import MODELS, BatchedQuadruped
 from sim.legged.commands import Commands, Indices, TerrainLevels
 from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep
 from sim.legged.figures import JOINTS, QuadrupedFigures, load_figures
@@ -34,6 +36,9 @@ from sim.legged.terrain import Terrain, flat, terrain_grid
 
 TERRAINS: dict[str, tuple[str, ...] | None] = {"flat": (), "rough": ("flat", "rough"), "all": None}
 """Kinds of ground (`sim.legged.terrain.KINDS`) that go by one name: a plane, two kinds, every kind."""
+
+GROUPS = 2
+"""Of robots that learn together: while one is in the physics another one acts, and more would only be smaller."""
 
 NOISE = (  # largest error of what is measured, in the units of the scaled observation
     (0.0,) * 3
@@ -310,6 +315,26 @@ def locomotion_contract(figures: QuadrupedFigures, period_s: float) -> Locomotio
     )
 
 
+@contextmanager
+def training_groups(
+    robot: str, terrain: str, count: int, seed: int = 0, threads: int = 2
+) -> Iterator[list[LocomotionTask]]:
+    """`count` robots for training in GROUPS of about as many, each with random numbers of its own, on one ground.
+
+    As many groups whatever `threads` is, so that what is learned does not depend on it. Raises ValueError as
+    `make_task` does.
+    """
+    groups = min(GROUPS, count)
+    with ExitStack() as stack:
+        tasks = []
+        for number in range(groups):
+            own = int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+            size = count * (number + 1) // groups - count * number // groups
+            each, pool = -(-threads // groups), MODELS // groups
+            tasks.append(stack.enter_context(make_task(robot, terrain, size, own, each, ground_seed=seed, pool=pool)))
+        yield tasks
+
+
 def make_task(
     robot: str,
     terrain: str,
@@ -318,10 +343,16 @@ def make_task(
     threads: int = 2,
     randomization: Randomization = HIMLOCO,
     config: TaskConfig | None = None,
+    ground_seed: int | None = None,
+    pool: int = MODELS,
 ) -> LocomotionTask:
-    """Robots of one kind on one of TERRAINS. Raises ValueError naming what there is."""
+    """Robots of one kind, drawn from `pool` models, on one of TERRAINS, whose ground has `seed` or one of its own.
+
+    Raises ValueError naming what there is.
+    """
     if terrain not in TERRAINS:
         raise ValueError(f"no terrain {terrain!r}; there are {', '.join(TERRAINS)}")
-    ground: Terrain = flat() if terrain == "flat" else terrain_grid(TERRAINS[terrain], seed=seed)
-    robots = BatchedQuadruped(load_figures(robot), ground, count, seed, randomization, threads=threads)
+    ground_seed = seed if ground_seed is None else ground_seed
+    ground: Terrain = flat() if terrain == "flat" else terrain_grid(TERRAINS[terrain], seed=ground_seed)
+    robots = BatchedQuadruped(load_figures(robot), ground, count, seed, randomization, pool, threads)
     return LocomotionTask(robots, seed, config)

@@ -118,7 +118,14 @@ class PointMass:
 
 def make(output: Path, resume: bool = False, start_from: Path | None = None, **choices) -> Trainer:
     torch.manual_seed(99)  # nothing may depend on it
-    return Trainer(PointMass(), "mass", HInfinityConfig.from_dict(TINY | choices), output, resume, start_from)
+    return Trainer(
+        [PointMass(40), PointMass(24, seed=1)],
+        "mass",
+        HInfinityConfig.from_dict(TINY | choices),
+        output,
+        resume,
+        start_from,
+    )
 
 
 @pytest.mark.parametrize("disturber", ["none", "random", "hinfinity"])
@@ -150,7 +157,8 @@ def test_resuming_changes_no_bit(disturber, chance_first, tmp_path):
     assert result.steps == 7 * 24 * 64
     for (name, a), b in zip(straight.networks.state_dict().items(), parts.networks.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
-    np.testing.assert_array_equal(straight.environment.observation, parts.environment.observation)
+    for group, other in zip(straight.collectors, parts.collectors, strict=True):
+        np.testing.assert_array_equal(group.environment.observation, other.environment.observation)
     assert straight.learner.dual == parts.learner.dual
     networks, config = load_networks(tmp_path / "parts")
     assert config.robot == "mass"
@@ -194,7 +202,12 @@ def test_threads_change_nothing(tmp_path):
     found = []
     for threads in (1, 3):
         choices = TINY | {"rollout_steps": 3, "minibatches": 1, "threads": threads}
-        trainer = Trainer(PointMass(1300), "mass", HInfinityConfig.from_dict(choices), tmp_path / str(threads))
+        trainer = Trainer(
+            [PointMass(700), PointMass(600, seed=1)],
+            "mass",
+            HInfinityConfig.from_dict(choices),
+            tmp_path / str(threads),
+        )
         for iteration in range(3):
             trainer.iterate(iteration)
         found.append(weights(trainer))
@@ -230,7 +243,8 @@ def test_what_learns_elsewhere_is_what_collects(tmp_path, monkeypatch):
     for name, value in one.networks.state_dict().items():
         assert torch.equal(value, two.networks.state_dict()[name]), name
         assert torch.equal(value, two.learner.networks.state_dict()[name]), name
-    np.testing.assert_array_equal(one.environment.observation, two.environment.observation)
+    for group, other in zip(one.collectors, two.collectors, strict=True):
+        np.testing.assert_array_equal(group.environment.observation, other.environment.observation)
 
 
 def weights(trainer: Trainer) -> torch.Tensor:
@@ -340,7 +354,7 @@ def test_what_is_not_finite_is_skipped_and_then_refused(tmp_path, monkeypatch):
     trainer = make(tmp_path, disturber="none")
     trainer.iterate(0)
     before = {name: value.clone() for name, value in trainer.networks.state_dict().items()}
-    trainer.environment.broken = True  # type: ignore[attr-defined]
+    trainer.collectors[0].environment.broken = True  # type: ignore[attr-defined]
     assert trainer.iterate(1)["learning/skipped"] == 1
     assert all(torch.equal(value, before[name]) for name, value in trainer.networks.state_dict().items())
     trainer.iterate(2)
