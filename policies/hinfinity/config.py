@@ -44,8 +44,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
         warmup: iterations without forces.
-        chance_first: iterations after it in which chance pushes those robots, too, that are the disturber's: until
-            forces of whatever direction are borne, who aims them teaches less than who makes them large.
+        chance_first: iterations after it in which chance pushes all robots. Then the disturber takes over those of its
+            own, one by one, that have come to bear force_max_n: until then, who makes forces large teaches more than
+            who aims them.
         force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own: it
             rises with every step and drops with every fall, so that forces are as large as can just be borne where the
             robot is, on a plane larger than on stairs;
