@@ -16,7 +16,7 @@ from sim.legged.privileged import PRIVILEGED_SIZE
 from sim.legged.randomization import HIMLOCO, NOMINAL
 from sim.legged.rewards import RewardWeights, reward_terms
 from sim.legged.snapshot import generator_from_array, generator_to_array
-from sim.legged.task import LocomotionTask, make_task
+from sim.legged.task import LocomotionTask, make_task, training_groups
 from sim.legged.terrain import flat, terrain_grid
 
 COUNT = 6
@@ -298,3 +298,19 @@ def test_levels_rise_and_fall():
 def test_no_such_terrain():
     with pytest.raises(ValueError, match="flat, rough, all"):
         make_task("go2", "moon", 2)
+
+
+def test_robots_that_learn_together_are_groups_on_one_ground():
+    """Each with random numbers of its own, and the same ones whatever the number of threads."""
+    seen = []
+    for threads in (1, 3):
+        with training_groups("go2", "rough", 5, seed=3, threads=threads) as groups:
+            assert [group.count for group in groups] == [2, 3]
+            one, other = (group.robots.terrain.heights for group in groups)
+            np.testing.assert_array_equal(one, other)
+            assert not np.array_equal(groups[0].observation, groups[1].observation[:2])
+            seen.append([group.observation.copy() for group in groups])
+    for alone, together in zip(*seen, strict=True):
+        np.testing.assert_array_equal(alone, together)
+    with training_groups("go2", "flat", 1) as groups:
+        assert [group.count for group in groups] == [1]
