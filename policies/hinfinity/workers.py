@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -40,9 +40,12 @@ class Workers:
         return self.each(work, [slice(start, start + size) for start in range(0, count, size)])
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """What comes of each item, in order. Inside `single_threaded`."""
-        alone = self._alone or len(items) == 1
-        return [work(item) for item in items] if alone else list(self._pool.map(work, items))
+        """What comes of each item, in order. Inside `single_threaded`. An error is raised when nobody works any more."""
+        if self._alone or len(items) == 1:
+            return [work(item) for item in items]
+        begun = [self._pool.submit(work, item) for item in items]
+        wait(begun)
+        return [each.result() for each in begun]
 
     def beside(self, work: Callable[[], Result]) -> Future[Result]:
         """Begin what nothing depends on that is done until its result is asked for; with one thread, do it at once."""
