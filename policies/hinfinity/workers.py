@@ -40,7 +40,7 @@ class Workers:
         return self.each(work, [slice(start, start + size) for start in range(0, count, size)])
 
     def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-        """What comes of each item, in order. Inside `single_threaded`. An error is raised when nobody works any more."""
+        """What comes of each item, in order. Inside `single_threaded`. Errors are raised when nobody works any more."""
         if self._alone or len(items) == 1:
             return [work(item) for item in items]
         begun = [self._pool.submit(work, item) for item in items]
