@@ -39,7 +39,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             pushes a step costs more than it earns, and a cheap fall would be a prize.
         mirror: networks are symmetric, left and right: what is learned on one side is learned on the other.
         eta: the constraint: what a newton may cause in cost (lost task reward a second), beyond what robots pay that
-            nobody pushes, 1/N.
+            nobody pushes, 1/N. It counts once a disturber is at work, and for forces by chance too: an H-infinity norm
+            bounds what any disturbance causes. So low that it takes effort: lambda at 0 is PPO.
         lambda_start: the dual variable at first;
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
@@ -107,10 +108,10 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     fall: float = -0.6
     fall_pushed: float = -2.5
     mirror: bool = True
-    eta: float = 0.012
-    lambda_start: float = 0.1
+    eta: float = 0.007
+    lambda_start: float = 1.0
     lambda_rate: float = 0.01
-    lambda_max: float = 0.5
+    lambda_max: float = 1.0
     warmup: int = 150
     chance_first: int = 450
     force_start_n: float = 20.0

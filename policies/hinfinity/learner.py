@@ -166,7 +166,7 @@ class Learner:
         earned, scale = normalized(earned, who)
         log_std = self.networks.actor.log_std.clone()
         figures = {"learning/advantage_scale": float(scale.mean())}
-        disturbed = who == DISTURBER
+        disturbed = (who != NOBODY) & (who == DISTURBER).any()
         if disturbed.any():
             lost = lost - lost[:, disturbed].mean()
             intensity = rollout.force.norm(dim=-1) * self.period_s

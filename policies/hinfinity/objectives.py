@@ -74,7 +74,7 @@ def dissipation(
         intensity: |d|, in the units of cost / eta, [T, N].
         cost: C of the steps, [T, N].
         value, next_value: V_cost before and after them, [T, N].
-        disturbed, spared: who is pushed by the disturber, and who by nobody, bool, [N].
+        disturbed, spared: who is pushed, and who is not, bool, [N].
         eta: bound of cost / intensity.
     """
     supplied = (cost + next_value - value).mean(dim=0)

@@ -117,7 +117,7 @@ class Samples:
         target: what the values should be, [S, 2].
         advantage: of the rewards, about its mean, in its standard deviations, over those alike in who pushes them, [S].
         cost_advantage: of the cost, about its mean over who is `disturbed`, in the same deviations, [S].
-        disturbed: the disturber's force was on, bool, [S].
+        disturbed: of a robot that somebody pushes, while the constraint counts, bool, [S].
     """
 
     acted_on: Tensor

@@ -293,12 +293,12 @@ def test_the_constraint_counts_the_force_that_acted():
     assert "constraint/slack" not in learner._samples(rollout, torch.full((3,), NOBODY), fall)[1]  # not in the warm-up
 
 
-def test_the_constraint_is_about_what_the_disturber_causes():
-    """What all its robots pay, and what others pay, says nothing of how to act under its forces."""
+def test_the_constraint_is_about_what_forces_cause():
+    """What all robots pay that are pushed, and what others pay, says nothing of how to act under forces."""
     learner = make_learner()
     rollout = Rollout(4, 3, (5, 5, 2), torch.float32)
     rollout.cost[:] = torch.tensor([0.1, 0.3, 5.0])
-    who = torch.tensor([DISTURBER, DISTURBER, CHANCE])
+    who = torch.tensor([DISTURBER, CHANCE, NOBODY])
     samples, _ = learner._samples(rollout, who, torch.full((3,), -1.0))
     assert samples.disturbed.tolist() == [True, True, False] * 4
     assert float(samples.cost_advantage[samples.disturbed].mean()) == pytest.approx(0, abs=1e-5)
