@@ -222,8 +222,8 @@ def test_the_command_on_a_card_trains_the_same_again(walking_checkpoint, monkeyp
     again = []
 
     class Recorded:
-        def __init__(self, task, robot, *rest) -> None:
-            again.append((task, robot, *rest))
+        def __init__(self, groups, robot, *rest) -> None:
+            again.append((groups, robot, *rest))
 
         def run(self) -> SimpleNamespace:
             return SimpleNamespace(
@@ -231,7 +231,7 @@ def test_the_command_on_a_card_trains_the_same_again(walking_checkpoint, monkeyp
             )
 
     monkeypatch.setattr("policies.hinfinity.train.Trainer", Recorded)
-    monkeypatch.setattr("sim.legged.task.make_task", lambda *asked: nullcontext(asked))
+    monkeypatch.setattr("sim.legged.task.training_groups", lambda *asked: nullcontext(asked))
     for start in (None, "runs/before", str(tmp_path / "before")):
         written = msgspec.structs.replace(given, config=options, start_from=start)
         visuomotor.app.cli(args=[*training_command(written).split()[1:], "--output", "x"])
