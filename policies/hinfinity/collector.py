@@ -90,6 +90,7 @@ class Collector:
         """Back to a snapshot. Raises KeyError, ValueError or RuntimeError if it does not fit."""
         for name in OF_FORCES:
             getattr(self.forces, name).copy_(tensors[f"forces.{name}"])
+        self.forces.hand_over(self.forces.taken)
         place = "environment."
         self.environment.restore({n.removeprefix(place): t.numpy() for n, t in tensors.items() if n.startswith(place)})
         self._generator.set_state(tensors["generator"])

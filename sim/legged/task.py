@@ -324,7 +324,7 @@ def training_groups(
     As many groups whatever `threads` is, so that what is learned does not depend on it. Raises ValueError as
     `make_task` does.
     """
-    groups = min(GROUPS, count)
+    groups = max(1, min(GROUPS, count))  # of no robots, one: which says what is wrong
     with ExitStack() as stack:
         tasks = []
         for number in range(groups):

@@ -314,3 +314,5 @@ def test_robots_that_learn_together_are_groups_on_one_ground():
         np.testing.assert_array_equal(alone, together)
     with training_groups("go2", "flat", 1) as groups:
         assert [group.count for group in groups] == [1]
+    with pytest.raises(ValueError, match="0 environments"), training_groups("go2", "flat", 0):
+        pass
