@@ -29,9 +29,7 @@ class Workers:
 
     def __init__(self, threads: int, device: torch.device) -> None:
         self._whole = device.type != "cpu"
-        self._pool, self._beside = (
-            ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) for count in (threads, 1)
-        )
+        self._pool, self._beside = _pool(threads), _pool(1)
         self._alone = threads == 1
 
     def map(self, work: Callable[[slice], Result], count: int, rows: int = LEARNING_ROWS) -> list[Result]:
@@ -64,6 +62,11 @@ class Workers:
             return function(flat[part])
 
         return torch.cat(self.map(work, len(flat))).unflatten(0, values.shape[:-1])
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads whose every operation is done by themselves."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
