@@ -20,6 +20,8 @@ published masses and gains, no delay, flat ground and noisy measurements, but fo
   has not survived (`diverged` counts them).
 - tracking error: of the horizontal velocity, its mean over the time until the fall, then over the episodes, m/s, with a
   bootstrap interval. Mind that a policy that falls early is not measured where it is hard.
+- where robots were pushed when they fell: falls counted by the mean force of the half second before them, as eighths of
+  all horizontal directions from the robot, and its mean upward part: whether a policy has a weak side.
 - differences: starts, commands, measurement noise and drawn forces of episode i are the same for every policy and at
   every level of a regime, so groups are compared episode by episode: the bootstrap draws episodes and policies. `all`
   is the mean over a regime's levels. There are many intervals: of twenty, about one misses by chance.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from policies.hinfinity.networks import Disturber
 from policies.tensors import load_strictly, read_tensors, write_tensors
 
 STARTS, FORCES, TRAINING, DRAWS = range(4)  # what seeds are for: no two draw the same numbers
-PROTOCOL = 2  # raised when what is measured changes, so that no cell of before is taken for one of now
+PROTOCOL = 3  # raised when what is measured changes, so that no cell of before is taken for one of now
 ATTACK_PROTOCOL = 3  # the same for how disturbers are trained
+BEFORE_FALL_S = 0.5  # how far back `Episodes.push` looks
 DESCRIPTION = "attack"  # in the metadata of a kept disturber
 
 OnSteps = Callable[[int], object]
@@ -68,6 +70,7 @@ class Episodes:
         left: it came to the border of the ground, where it was stopped; it survived, [E].
         alive_s: until it fell or was stopped, s, [E].
         tracking_error: of the horizontal velocity, mean over that time, m/s, [E].
+        push: mean force in the last half second of that time, heading frame (forward, left, up), N, [E, 3].
     """
 
     survived: NDArray[np.bool_]
@@ -75,6 +78,7 @@ class Episodes:
     left: NDArray[np.bool_]
     alive_s: NDArray[np.float64]
     tracking_error: NDArray[np.float64]
+    push: NDArray[np.float64]
 
     def to_dict(self) -> dict[str, list[Any]]:
         """In plain data."""
@@ -100,12 +104,14 @@ def run_episodes(
     seed = settings.sub_seed(STARTS)
     alive = np.ones(count, dtype=np.bool_)
     fell, diverged, left = (np.zeros(count, dtype=np.bool_) for _ in range(3))
-    age, counted, error = np.zeros(count), np.zeros(count), np.zeros(count)
+    age, counted, error, push = np.zeros(count), np.zeros(count), np.zeros(count), np.zeros((count, 3))
+    lately: deque[NDArray[np.float64]] = deque(maxlen=round(BEFORE_FALL_S / PERIOD_S))
     step = 0
     with make_task(walker.robot, condition, count, seed, settings.threads, settings.episode_s, restart=False) as task:
         while step < steps and alive.any():
             force = None if forces is None else forces(step, task.privileged) * alive[:, None]
             result = task.step(walker.act(task.observation), force)
+            lately.append(np.zeros((count, 3)) if force is None else force)
             step += 1
             age += alive
             counted += alive & ~result.broken
@@ -113,7 +119,9 @@ def run_episodes(
             fell |= alive & result.fell
             diverged |= alive & result.broken
             left |= alive & result.timed_out & ~result.broken & (step < steps)
-            alive &= ~(result.fell | result.timed_out)
+            ended = alive & (result.fell | result.timed_out)
+            push[ended] = np.mean(lately, axis=0)[ended]
+            alive &= ~ended
             on_steps(count)
     on_steps((steps - step) * count)
     return Episodes(
@@ -122,6 +130,7 @@ def run_episodes(
         left=left,
         alive_s=age * task.period_s,
         tracking_error=error / np.maximum(counted, 1),
+        push=push,
     )
 
 

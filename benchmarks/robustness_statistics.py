@@ -20,6 +20,9 @@ RESAMPLES = 4000
 FIGURES = ("survival", "tracking_error")
 INTERVAL = {"survival": "ci95", "tracking_error": "tracking_error_ci95"}  # what their 95 % intervals are called
 
+SECTORS = ("forward", "forward left", "left", "back left", "back", "back right", "right", "forward right")
+"""Eighths of all horizontal directions, counted to the left."""
+
 Array = NDArray[np.float64]
 Interval = tuple[float, float]
 Cells = Mapping[Condition, Sequence[Episodes]]
@@ -105,6 +108,21 @@ def differences(groups: Mapping[str, Cells]) -> list[dict[str, Any]]:
     return rows
 
 
+def pushed_when_falling(found: Sequence[Episodes]) -> dict[str, Any]:
+    """Where robots were being pushed when they fell: to tell a weakness from bad luck.
+
+    Returns:
+        {"falls": how many, "toward": {one of SECTORS: falls while pushed that way}, "push_n": mean push, forward,
+        left and up, N; None without a fall}. Falls without a horizontal push are not in `toward`.
+    """
+    pushes = np.concatenate([episodes.push[~episodes.survived & ~episodes.diverged] for episodes in found])
+    pushed = pushes[np.linalg.norm(pushes[:, :2], axis=1) > 0]
+    eighths = np.rint(np.arctan2(pushed[:, 1], pushed[:, 0]) / (np.pi / 4)).astype(int) % len(SECTORS)
+    counts = np.bincount(eighths, minlength=len(SECTORS)).tolist()
+    mean = pushes.mean(axis=0).tolist() if len(pushes) else None
+    return {"falls": len(pushes), "toward": dict(zip(SECTORS, counts, strict=True)), "push_n": mean}
+
+
 def show(result: dict[str, Any], console: Console | None = None) -> None:
     """Print the tables of what `benchmarks.robustness` writes."""
     console = console or Console()
@@ -112,6 +130,9 @@ def show(result: dict[str, Any], console: Console | None = None) -> None:
     for row in result["rows"]:
         table.add_row(row["policy"], _condition(row), *_cells(row, ""))
     console.print(table)
+    fell = [row for row in result["rows"] if sum(row["pushed_when_falling"]["toward"].values())]
+    if fell:
+        console.print(_falls_table(fell))
     several = [row for row in result["groups"] if row["policies"] > 1 or row["level"] is None]
     if several:
         table = _table("policies of a group together; `all` is the mean over the levels", "group")
@@ -150,6 +171,7 @@ def _figures(found: Sequence[Episodes], condition: Condition) -> dict[str, Any]:
         "alive_s": float(np.mean([episodes.alive_s.mean() for episodes in found])),
         "diverged": int(sum(episodes.diverged.sum() for episodes in found)),
         "left_the_ground": int(sum(episodes.left.sum() for episodes in found)),
+        "pushed_when_falling": pushed_when_falling(found),
     }
 
 
@@ -192,6 +214,19 @@ def _table(title: str, first: str) -> Table:
         table.add_column(column, overflow="fold")
     for column in ("survival (95 %)", "tracking error m/s (95 %)"):
         table.add_column(column, justify="right")
+    return table
+
+
+def _falls_table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="where robots were being pushed in the half second before they fell")
+    for column in ("policy", "regime"):
+        table.add_column(column, overflow="fold")
+    for column in ("falls", *SECTORS, "upward N"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        pushed = row["pushed_when_falling"]
+        counts = (pushed["falls"], *pushed["toward"].values())
+        table.add_row(row["policy"], _condition(row), *map(str, counts), f"{pushed['push_n'][2]:.0f}")
     return table
 
 

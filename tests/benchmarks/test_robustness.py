@@ -118,6 +118,8 @@ def test_a_fall_counts_once_and_ends_the_episode():
     np.testing.assert_allclose(found.alive_s[[1, 3]], 2.0)
     assert ((found.alive_s[[0, 2]] > 0.4) & (found.alive_s[[0, 2]] < 1.2)).all()
     assert found.tracking_error[0] > found.tracking_error[1] > 0
+    np.testing.assert_allclose(found.push[[1, 3]], 0)
+    assert (found.push[[0, 2], 1] > 100).all()  # in the end, to the left
     assert len(given) == 100
     everybody = run_episodes(
         stander(), UNDISTURBED, settings(episode_s=2.0), lambda step, _: pushed[[0, 0, 2, 2]], steps.append
@@ -318,10 +320,21 @@ def test_the_help_names_every_regime_and_mistakes_are_one_line(monkeypatch, caps
 # -- statistics --------------------------------------------------------------------------------------------------------
 
 
-def episodes(survived, error=0.5) -> Episodes:
+def episodes(survived, error=0.5, push=None) -> Episodes:
     survived = np.array(survived, dtype=bool)
     nothing = np.zeros(len(survived), dtype=bool)
-    return Episodes(survived, nothing, nothing, np.where(survived, 20.0, 3.0), np.full(len(survived), error))
+    push = np.zeros((len(survived), 3)) if push is None else np.array(push)
+    alive_s = np.where(survived, 20.0, 3.0)
+    return Episodes(survived, nothing, nothing, alive_s, np.full(len(survived), error), push)
+
+
+def test_falls_are_told_apart_by_where_the_robot_was_pushed():
+    push = [[100, 10, 50], [90, -20, 70], [-10, 100, 0], [0, -80, 0], [0, 0, 0]]
+    (row,) = group_rows("a", {Condition(SUDDEN, 300.0): [episodes([False, False, False, True, False], push=push)]})
+    pushed = row["pushed_when_falling"]
+    assert pushed["falls"] == 4
+    assert {name: count for name, count in pushed["toward"].items() if count} == {"forward": 2, "left": 1}
+    np.testing.assert_allclose(pushed["push_n"], (45, 22.5, 30))
 
 
 def test_differences_are_paired_by_episode():
