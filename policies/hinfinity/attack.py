@@ -63,7 +63,7 @@ class Attack:
         self.disturber = new_disturber(seen, config)
         self._generator = torch.Generator().manual_seed(seed)
         self._forces = Forces(config, environment.count)
-        self._forces.hand_over(torch.ones(environment.count, dtype=torch.bool))
+        self._forces.assign(0)
         self._limit = torch.full((environment.count,), force_n)
         lost = environment.cost_bound / (1 - config.gamma)
         self._adversary = Adversary(config, self.disturber, lost, self._generator, Guard())
@@ -125,7 +125,7 @@ class Attacker:
     def __init__(self, disturber: Disturber, force_n: float, count: int, seed: int = 0) -> None:
         self.disturber, self.force_n = disturber, force_n
         self._forces = Forces(attack_config(force_n, seed), count)
-        self._forces.hand_over(torch.ones(count, dtype=torch.bool))
+        self._forces.assign(0)
         self._limit = torch.full((count,), force_n)
         self._generator = torch.Generator().manual_seed(seed)
 

@@ -17,7 +17,7 @@ from policies.hinfinity.learner import autocast
 from policies.hinfinity.networks import Networks
 from policies.hinfinity.rollout import Rollout
 
-OF_FORCES = ("force", "raw", "remaining", "pause", "taken")  # what changes in `Forces`
+OF_FORCES = ("force", "raw", "remaining", "pause")  # what changes in `Forces`
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,6 @@ class Collector:
         """Back to a snapshot. Raises KeyError, ValueError or RuntimeError if it does not fit."""
         for name in OF_FORCES:
             getattr(self.forces, name).copy_(tensors[f"forces.{name}"])
-        self.forces.hand_over(self.forces.taken)
         place = "environment."
         self.environment.restore({n.removeprefix(place): t.numpy() for n, t in tensors.items() if n.startswith(place)})
         self._generator.set_state(tensors["generator"])

@@ -45,21 +45,20 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
         lambda_max: and it stays below this.
         warmup: iterations without forces.
-        chance_first: iterations after it in which chance pushes all robots. Then the disturber takes over those of its
-            own, one by one, that have come to bear force_max_n: until then, who makes forces large teaches more than
-            who aims them.
-        force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own: it
-            rises with every step and drops with every fall, so that forces are as large as can just be borne where the
-            robot is, on a plane larger than on stairs;
+        chance_first: iterations after it in which only chance pushes: until forces are large, who makes them so teaches
+            more than who aims them;
+        turns: from then on, iterations in which each robot is with chance and with the disturber once. Were it with one
+            of them for good, chance would be left with those that bear less, or fewer would learn what it can do;
+        force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own by
+            chance and by the disturber: it rises with every step and drops with every fall, so that forces are as large
+            as can just be borne where the robot is, on a plane larger than on stairs;
         force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
         bearable_falls, bearable_falls_aimed: falls a minute at which the force of a robot stays what it is, by chance
-            and by a disturber: aimed forces fell more than others of their size, and so would be the smaller ones.
+            and by a disturber.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
-        rest: the same of the time without any between two forces. Were there none, walking with a steady push in the
-            back would be what is learned.
-        rest_aimed: of that time, the share that robots have to rest that the disturber pushes: some are to learn what
-            it is when forces hardly cease.
+        rest: the same of the time without any between two forces, by chance: were there none, walking with a steady
+            push in the back would be what is learned. The disturber's hardly cease.
         settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
             does not walk yet.
         share_random: of the environments that have random forces beside the disturber's, so that it does not have to
@@ -114,6 +113,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     lambda_max: float = 1.0
     warmup: int = 150
     chance_first: int = 450
+    turns: int = 200
     force_start_n: float = 20.0
     force_max_n: float = 250.0
     force_ramp: int = 120
@@ -122,19 +122,18 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
-    rest_aimed: float = 0.5
     settle: tuple[int, int] = (25, 75)
     share_random: float = 0.5
     share_none: float = 0.15
     estimator_learning_rate: float = 1e-3
-    disturber_learning_rate: float = 3e-4
+    disturber_learning_rate: float = 1e-3
     disturber_entropy: float = 0.01
     disturber_mean: float = 1.0
-    disturber_std: float = 0.5
+    disturber_std: float = 0.3
     disturber_lam: float = 0.99
     disturber_fall: float = 5.0
     disturber_price: float = 0.005
-    disturber_balance: float = 1.0
+    disturber_balance: float = 0.1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
@@ -196,8 +195,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         for name in ("warmup", "chance_first", "force_ramp"):
             require(getattr(self, name) >= 0, f"{name} cannot be negative, not {getattr(self, name)}")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
-        for name, value in {"vertical": self.vertical, "rest_aimed": self.rest_aimed}.items():
-            require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
+        require(self.turns > 0, f"turns must be positive, not {self.turns}")
+        require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
         for name, (least, most) in {"rest": self.rest, "settle": self.settle}.items():
             require(0 <= least <= most, f"{name} {(least, most)} must be two numbers of steps from 0 up, in order")

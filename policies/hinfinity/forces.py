@@ -27,29 +27,30 @@ class ForceLimits:
         count: robots.
 
     Attributes:
-        share: of the way from the smallest limit to the largest one, within [0, 1], [N].
+        share: of the way from the smallest limit to the largest one, within [0, 1]: of each robot by chance, and, since
+            aimed forces fell more than others of their size, by the disturber, [2, N].
     """
 
     def __init__(self, config: HInfinityConfig, count: int) -> None:
         self.config = config
-        self.share = torch.full((count,), 0.0 if config.force_ramp else 1.0)
+        self.share = torch.full((2, count), 0.0 if config.force_ramp else 1.0)
 
     def pushed(self, iteration: int) -> bool:
         """Whether there are forces in an iteration."""
         return self.config.disturber != "none" and iteration >= self.config.warmup
 
-    @property
-    def borne(self) -> Tensor:
-        """The largest limit has just been reached, bool, [N]."""
-        return self.share >= 1
+    def aim(self) -> None:
+        """A disturber sets in, and begins with half of what robots bear by chance."""
+        if self.config.force_ramp:
+            self.share[1] = self.share[0] / 2
 
-    def newtons(self) -> Tensor:
-        """The limits now, [N]."""
-        return self.config.force_start_n + self.share * (self.config.force_max_n - self.config.force_start_n)
+    def newtons(self, who: Tensor) -> Tensor:
+        """The limits now of robots that are pushed by `who` [N], [N]."""
+        return self.config.force_start_n + self._of(who) * (self.config.force_max_n - self.config.force_start_n)
 
-    def fall_worth(self, iteration: int) -> Tensor:
+    def fall_worth(self, iteration: int, who: Tensor) -> Tensor:
         """What a fall is worth in an iteration, in reward, [N]: it is worse under larger forces."""
-        share = self.share if self.pushed(iteration) else torch.zeros_like(self.share)
+        share = self._of(who) if self.pushed(iteration) else torch.zeros(len(who))
         return self.config.fall + share * (self.config.fall_pushed - self.config.fall)
 
     def follow(self, fell: Tensor, who: Tensor, period_s: float) -> None:
@@ -58,7 +59,13 @@ class ForceLimits:
             bearable = torch.where(who == DISTURBER, self.config.bearable_falls_aimed, self.config.bearable_falls)
             rise = 1 / (self.config.force_ramp * self.config.rollout_steps)
             drop = rise * 60 / period_s / bearable
-            self.share = (self.share + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
+            share = (self._of(who) + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
+            aimed = who == DISTURBER
+            self.share = torch.where(torch.stack((~aimed, aimed)), share, self.share)
+
+    def _of(self, who: Tensor) -> Tensor:
+        """The shares that count where `who` [N] pushes, [N]."""
+        return torch.where(who == DISTURBER, self.share[1], self.share[0])
 
 
 class Forces:
@@ -68,7 +75,6 @@ class Forces:
 
     Attributes:
         who: NOBODY, CHANCE or DISTURBER, [N].
-        taken: the disturber has taken over, bool, [N].
         force: that acts, N, [N, 3].
         raw: what the disturber drew, before it was squashed; 0 where it did not, [N, 3].
         remaining: steps until it ends, [N].
@@ -78,26 +84,23 @@ class Forces:
     def __init__(self, config: HInfinityConfig, count: int) -> None:
         self.config, self.count = config, count
         place = (torch.arange(count) + 0.5) / count
-        spare = {"hinfinity": DISTURBER, "random": CHANCE, "none": NOBODY}[config.disturber]
-        self.who = torch.full((count,), spare)
-        if spare != NOBODY:
-            self.who[place < config.share_random + config.share_none] = CHANCE
-            self.who[place < config.share_none] = NOBODY
         # Drawn, since the kind of ground goes by the environment's number.
-        self.who = self.who[torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))]
-        self._disturbers = self.who == DISTURBER
-        self._by_chance = torch.where(self._disturbers, CHANCE, self.who)
-        self.taken = torch.zeros(count, dtype=torch.bool)
-        self.hand_over(self.taken)
+        place = place[torch.randperm(count, generator=torch.Generator().manual_seed(config.seed))]
+        self._spared = (place < config.share_none) | (config.disturber == "none")
+        self._turn = (place - config.share_none) / (1 - config.share_none)  # of those who are not, within (0, 1)
+        self.who = torch.where(self._spared, NOBODY, CHANCE)
         self.force = torch.zeros(count, 3)
         self.raw = torch.zeros(count, 3)
         self.remaining = torch.zeros(count, dtype=torch.int64)
         self.pause = torch.zeros(count, dtype=torch.int64)
 
-    def hand_over(self, ready: Tensor) -> None:
-        """The disturber takes over those of its robots that are `ready` [N], for good; chance pushes the others yet."""
-        self.taken |= ready & self._disturbers
-        self.who = torch.where(self.taken, DISTURBER, self._by_chance)
+    def assign(self, iteration: int) -> None:
+        """Who pushes whom in an iteration: chance and, once it is at work, the disturber, by turns."""
+        config, since = self.config, iteration - self.config.aimed_from
+        if since >= 0:
+            aimed = 1 - config.share_random / (1 - config.share_none)
+            turn = (self._turn + since / config.turns) % 1
+            self.who = torch.where(self._spared, NOBODY, torch.where(turn < aimed, DISTURBER, CHANCE))
 
     @torch.no_grad()
     def choose(
@@ -118,8 +121,7 @@ class Forces:
         due = over & (self.pause <= 0)
         resting = over & ~due
         self.force[resting] = 0.0
-        rest = self._draw(self.config.rest, generator)
-        rest = torch.where(self.who == DISTURBER, (self.config.rest_aimed * rest).round().long(), rest)
+        rest = torch.where(self.who == DISTURBER, 0, self._draw(self.config.rest, generator))
         self.pause = torch.where(due, rest, self.pause - resting.long())
         self.remaining = torch.where(due, self._draw(self.config.hold, generator), self.remaining) - 1
         by_chance = due & (self.who == CHANCE)

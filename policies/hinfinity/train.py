@@ -195,9 +195,11 @@ class Trainer:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration, number `iteration` from 0; figures to log. Raises TrainingDiverged."""
         config, limits = self.config, self.limits
-        pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
         for collector in self.collectors:
-            collector.forces.hand_over(limits.borne[collector.rows] & (iteration >= config.aimed_from))
+            collector.forces.assign(iteration)
+        if iteration == config.aimed_from:
+            limits.aim()
+        pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration, self.who)
         began = time.monotonic()
         figures = self.collect(pushed)
         collected = time.monotonic()
@@ -222,7 +224,7 @@ class Trainer:
     def collect(self, pushed: bool) -> dict[str, float]:
         """Fill the rollout, with forces where robots are `pushed`; means of the environments' figures."""
         rollout, acting, tally = self.rollout, Acting.of(self.networks), Tally()
-        limit = self.limits.newtons() if pushed else None
+        limit = self.limits.newtons(self.who) if pushed else None
         rollout.begin()
         if not pushed:
             rollout.force.zero_()
@@ -251,7 +253,7 @@ class Trainer:
 
     def _limits(self, who: Tensor, fall: Tensor) -> dict[str, float]:
         """Of the robots that are pushed: by whom, how hard at most, and what a fall is worth to them."""
-        newtons = self.limits.newtons()
+        newtons = self.limits.newtons(who)
         limits = {name: newtons[who == number] for name, number in PUSHERS.items() if (who == number).any()}
         return {f"force/limit_{name}": float(limit.mean()) for name, limit in limits.items()} | {
             "force/share_disturber": float((who == DISTURBER).float().mean()),

@@ -239,10 +239,10 @@ def test_forces_are_bounded_and_keep_their_direction():
     assert torch.isfinite(squash(torch.zeros(1, 3), 60.0)).all()
 
 
-def all_taken(config: HInfinityConfig, count: int) -> Forces:
-    """As when every robot of the disturber has borne the largest force."""
+def at_work(config: HInfinityConfig, count: int) -> Forces:
+    """As when the disturber sets in."""
     forces = Forces(config, count)
-    forces.hand_over(torch.ones(count, dtype=torch.bool))
+    forces.assign(10_000)
     return forces
 
 
@@ -255,7 +255,7 @@ def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.
 def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
     torch.manual_seed(0)
     count = 40_000
-    forces = all_taken(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
+    forces = at_work(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
     drawn = draw(forces, Disturber(4, HInfinityConfig(disturber_widths=(8,))), count, 50.0)
     chance, disturber = (drawn[forces.who == number].norm(dim=1) for number in (CHANCE, DISTURBER))
     assert float(chance.max()) <= 50.0 + 1e-4
@@ -271,7 +271,7 @@ def test_pushes_are_mostly_horizontal():
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     pushes = []
     for vertical in (1.0, 0.3, 0.0):
-        forces = all_taken(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
+        forces = at_work(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
         pushes.append((draw(forces, network, 500, 50.0), forces.raw))
     full = pushes[0][0]
     for (force, raw), vertical in zip(pushes, (1.0, 0.3, 0.0), strict=True):
@@ -373,7 +373,7 @@ def test_forces_are_held(disturber, pushes):
         disturber=disturber, disturber_widths=(8,), hold=(3, 5), rest=(0, 0), share_none=0.25, share_random=0.45
     )
     count = 60
-    forces, generator = all_taken(config, count), torch.Generator().manual_seed(0)
+    forces, generator = at_work(config, count), torch.Generator().manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
     assert set(forces.who.tolist()) == pushes
     if disturber == "hinfinity":
@@ -393,27 +393,27 @@ def test_forces_are_held(disturber, pushes):
             assert changes == [t for t in range(1, 60) if decisions[t][i]]
 
 
-def test_a_disturber_takes_over_who_bears_the_largest_force_for_good():
-    config = HInfinityConfig(disturber_widths=(8,), share_none=0.25, share_random=0.25, force_ramp=10, rollout_steps=24)
-    forces, limits = Forces(config, 40), ForceLimits(config, 40)
-    first = forces.who.clone()
-    assert set(first.tolist()) == {NOBODY, CHANCE}
-    even = torch.arange(40) % 2 == 0
-    fell = torch.zeros(24, 40, dtype=torch.bool)
-    fell[::4] = even
-    for _ in range(10):
-        forces.hand_over(limits.borne)
-        assert torch.equal(forces.who, first)
-        limits.follow(fell, forces.who, 0.02)
-    forces.hand_over(limits.borne)
-    own = forces.who == DISTURBER
-    assert own.sum() == pytest.approx(10, abs=4)  # half of those who stood
-    assert not own[even].any()
-    assert not own[first == NOBODY].any()
-    limits.follow(~fell, forces.who, 0.02)
-    assert not limits.borne[own].any()
-    forces.hand_over(limits.borne)
-    assert torch.equal(forces.who == DISTURBER, own)
+def test_chance_and_the_disturber_take_turns_with_each_robot():
+    """In their shares at any time, each robot with each of them in their shares of the time; the spared stay spared."""
+    config = HInfinityConfig(
+        disturber_widths=(8,), share_none=0.2, share_random=0.5, warmup=3, chance_first=2, turns=40
+    )
+    forces, trace = Forces(config, 200), []
+    for iteration in range(5):
+        forces.assign(iteration)
+        assert [int((forces.who == who).sum()) for who in (NOBODY, CHANCE)] == [40, 160]
+    for iteration in range(5, 45):
+        forces.assign(iteration)
+        trace.append(forces.who.clone())
+        assert int((forces.who == DISTURBER).sum()) == pytest.approx(60, abs=1)
+    with_each = torch.stack(trace)
+    pushed = with_each[0] != NOBODY
+    assert not with_each[:, ~pushed].any()
+    assert ((with_each[:, pushed] == DISTURBER).sum(dim=0).sub(15).abs() <= 1).all()
+    assert ((with_each[1:, pushed] != with_each[:-1, pushed]).sum(dim=0) <= 2).all()  # one turn at a time
+    again = Forces(config, 200)
+    again.assign(20)  # as after a resume
+    assert torch.equal(again.who, with_each[15])
 
 
 def test_robots_come_to_walk_before_they_are_pushed():
@@ -451,22 +451,20 @@ def test_critic_and_disturber_see_who_is_pushed_how_hard_and_how_long():
 
 
 def test_forces_rest_between_each_other():
-    """Chance's as they are told to, the disturber's a share of that."""
-    config = HInfinityConfig(
-        disturber_widths=(8,), hold=(2, 2), rest=(3, 6), rest_aimed=0.5, share_random=0.4, share_none=0.2
-    )
-    forces, generator = all_taken(config, 60), torch.Generator().manual_seed(0)
+    """Chance's as they are told to, the disturber's not at all."""
+    config = HInfinityConfig(disturber_widths=(8,), hold=(2, 2), rest=(3, 6), share_random=0.4, share_none=0.2)
+    forces, generator = at_work(config, 60), torch.Generator().manual_seed(0)
     network, trace = Disturber(4, config), []
     for _ in range(100):
         forces.choose(torch.zeros(60, 4), torch.full((60,), 50.0), network, generator)
         trace.append(forces.force.norm(dim=1) > 0)
-    for who, rests in ((CHANCE, {3, 4, 5, 6}), (DISTURBER, {2, 3})):
-        seen = set()
-        for robot in torch.stack(trace)[:, forces.who == who].T:
-            _, lengths = robot.unique_consecutive(return_counts=True)
-            assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
-            seen |= set(lengths[1:-1:2].tolist())
-        assert seen == rests
+    pushed, rests = torch.stack(trace), set()
+    assert pushed[:, forces.who == DISTURBER].all()
+    for robot in pushed[:, forces.who == CHANCE].T:
+        _, lengths = robot.unique_consecutive(return_counts=True)
+        assert set(lengths[0:-1:2].tolist()) == {2}  # it begins with a force
+        rests |= set(lengths[1:-1:2].tolist())
+    assert rests == {3, 4, 5, 6}
 
 
 def test_forces_are_as_large_as_each_robot_bears():
@@ -481,7 +479,7 @@ def test_forces_are_as_large_as_each_robot_bears():
     limits, who = ForceLimits(config, 6), torch.tensor([CHANCE] * 4 + [DISTURBER, CHANCE])
     period_s = 0.1  # 20 steps are 2 s: 30 falls a minute are one a rollout
     assert [limits.pushed(iteration) for iteration in (9, 10)] == [False, True]
-    assert limits.newtons().tolist() == [20] * 6
+    assert limits.newtons(who).tolist() == [20] * 6
     seen = []
     for iteration in range(300):
         fell = torch.zeros(20, 6, dtype=torch.bool)
@@ -490,7 +488,7 @@ def test_forces_are_as_large_as_each_robot_bears():
         fell[::5, 3] = 40 <= iteration < 60
         fell[::10, 4:] = iteration >= 40
         limits.follow(fell, who, period_s)
-        seen.append(limits.newtons())
+        seen.append(limits.newtons(who))
     never, just, often, learned, aimed, by_chance = torch.stack(seen).T
     assert never[49] == pytest.approx(50)  # half of the way in half of the ramp
     assert never[99:].tolist() == pytest.approx([80] * 201)
@@ -501,20 +499,25 @@ def test_forces_are_as_large_as_each_robot_bears():
     assert learned[-1] == 80
     assert aimed[39:].tolist() == pytest.approx([44] * 261)
     assert by_chance[-1] == 20
+    assert limits.newtons(torch.full((6,), CHANCE))[4] == 20  # each pusher has a limit of its own
+    limits.aim()
+    assert limits.newtons(torch.full((6,), DISTURBER)).tolist() == pytest.approx([50, 32, 20, 50, 20, 20])
 
 
 def test_a_fall_becomes_worse_as_the_forces_rise():
     config = HInfinityConfig(warmup=10, force_ramp=100, fall=-0.5, fall_pushed=-2.5)
     limits = ForceLimits(config, 3)
-    limits.share[:] = torch.tensor([0.0, 0.5, 1.0])
-    assert limits.fall_worth(9).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
-    assert limits.fall_worth(10).tolist() == pytest.approx([-0.5, -1.5, -2.5])
+    limits.share[:] = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.2, 0.2]])
+    who = torch.tensor([CHANCE, CHANCE, CHANCE])
+    assert limits.fall_worth(9, who).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
+    assert limits.fall_worth(10, who).tolist() == pytest.approx([-0.5, -1.5, -2.5])
+    assert limits.fall_worth(10, torch.full((3,), DISTURBER)).tolist() == pytest.approx([-0.9] * 3)
     at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), 2)
-    at_once.follow(torch.ones(24, 2, dtype=torch.bool), torch.full((2,), CHANCE), 0.02)
-    assert at_once.newtons().tolist() == [200, 200]  # without a ramp forces are what they are
+    at_once.follow(torch.ones(24, 2, dtype=torch.bool), who[:2], 0.02)
+    assert at_once.newtons(who[:2]).tolist() == [200, 200]  # without a ramp forces are what they are
     nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
     assert not nobody.pushed(10_000)
-    assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
+    assert nobody.fall_worth(10_000, torch.full((2,), NOBODY)).tolist() == [-0.5, -0.5]
 
 
 def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
@@ -525,7 +528,7 @@ def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
             list(disturber.policy.body.parameters())[-1].copy_(torch.tensor([300.0, 0.0, 0.0]))
             disturber.policy.log_std[:] = -10.0
         disturber.policy.keep_std()
-        forces = all_taken(msgspec.structs.replace(config, share_none=0.0, share_random=0.0), 4000)
+        forces = at_work(msgspec.structs.replace(config, share_none=0.0, share_random=0.0), 4000)
         forces.choose(torch.zeros(4000, 4), torch.full((4000,), 100.0), disturber, torch.Generator().manual_seed(0))
         spread = 1 - torch.nn.functional.normalize(forces.force).mean(dim=0).norm()  # 0: all have the same direction
         assert least < float(spread) + 1e-6 < most
@@ -623,7 +626,7 @@ def test_direction_entropy():
         ({"fall_pushed": 0.1}, "fall_pushed must be at most 0"),
         ({"vertical": 1.5}, "vertical must be within"),
         ({"rest": [3, 2]}, "rest"),
-        ({"rest_aimed": -0.1}, "rest_aimed must be within"),
+        ({"turns": 0}, "turns must be positive"),
         ({"critic_widths": [32, 15]}, "widths must be even"),
         ({"disturber_price": -0.01}, "disturber_price cannot be negative"),
         ({"device": "gpu"}, "gpu"),
