@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.robustness_regimes import REGIMES, Condition
 from episodes.report import wilson_interval
 
 RESAMPLES = 4000
+WIDTH = 160  # of tables in a log
 FIGURES = ("survival", "tracking_error")
 INTERVAL = {"survival": "ci95", "tracking_error": "tracking_error_ci95"}  # what their 95 % intervals are called
 
@@ -125,7 +127,7 @@ def pushed_when_falling(found: Sequence[Episodes]) -> dict[str, Any]:
 
 def show(result: dict[str, Any], console: Console | None = None) -> None:
     """Print the tables of what `benchmarks.robustness` writes."""
-    console = console or Console()
+    console = console or Console(width=None if sys.stdout.isatty() else WIDTH)
     table = _table("survival and tracking error of each policy", "policy")
     for row in result["rows"]:
         table.add_row(row["policy"], _condition(row), *_cells(row, ""))
