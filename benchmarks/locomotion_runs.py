@@ -33,7 +33,6 @@ METHODS = {
     "none": "PPO, pushed by nobody",
 }
 COPIED = "random"  # the run of which others are copies at first
-ITERATIONS = 1500
 
 
 def main() -> None:
@@ -45,7 +44,9 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=1024, help="robots of a run that learn at the same time")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="of each run; more continue a run")
+    parser.add_argument(
+        "--iterations", type=int, default=HInfinityConfig().iterations, help="of each run; more continue a run"
+    )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -263,7 +263,10 @@ def test_the_commands_that_training_has_come_to(walking_checkpoint, tmp_path) ->
     path.mkdir()
     for file in walking_checkpoint.iterdir():
         (path / file.name).write_bytes(file.read_bytes())
-    reached = {"environment.commands.curriculum": torch.tensor([0.75, 0.1])}
+    shares = {"group.0": 0.8, "group.1": 0.75}  # all robots have been told so much
+    reached = {
+        f"{group}.environment.commands.curriculum": torch.tensor([share, 0.1]) for group, share in shares.items()
+    }
     write_tensors(path / STATE_FILE, reached, {})
     sampler = load_runtime(path).sampler
     assert isinstance(sampler, LocomotionSampler)

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from policies.export import export
 from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.train import Trainer
+from policies.runtime.bundle import is_bundle
 from sim.legged.task import training_groups
 
 CHOICES = {
@@ -73,6 +75,7 @@ def test_from_the_command_line(tmp_path):
     assert config.config.disturber == "random"
     assert networks.disturber is None
     assert json.loads((tmp_path / "run" / "config.json").read_text())["locomotion"]["kp"] == 40.0
+    assert is_bundle(export(tmp_path / "run", tmp_path / "bundle"))  # with the state that training leaves
 
 
 @pytest.mark.parametrize(("option", "value", "expected"), [("--robot", "spot", "spot"), ("--gamma", "2", "gamma")])

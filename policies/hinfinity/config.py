@@ -53,16 +53,15 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             chance and by the disturber: it rises with every step and drops with every fall, so that forces are as large
             as can just be borne where the robot is, on a plane larger than on stairs;
         force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
-        bearable_falls, bearable_falls_aimed: falls a minute at which the force of a robot stays what it is, by chance
-            and by a disturber.
+        bearable_falls: falls a minute at which the force of a robot stays what it is.
         vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces, by chance: were there none, walking with a steady
             push in the back would be what is learned. The disturber's hardly cease.
         settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
             does not walk yet.
-        share_random: of the environments that have random forces beside the disturber's, so that it does not have to
-            show all of them and cannot make the policy forget them;
+        share_random: of the environments, those with forces by chance beside the disturber's, so that it does not have
+            to show all of them and cannot make the policy forget them;
         share_none: of those without forces, whoever pushes the others.
         estimator_learning_rate, disturber_learning_rate: constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
@@ -85,7 +84,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     """
 
     disturber: Literal["hinfinity", "random", "none"] = "hinfinity"
-    iterations: int = 1500
+    iterations: int = 1700
     actor_widths: tuple[int, ...] = (256, 128, 64)
     critic_widths: tuple[int, ...] = (256, 128, 64)
     disturber_widths: tuple[int, ...] = (128, 64)
@@ -112,18 +111,17 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     lambda_rate: float = 0.01
     lambda_max: float = 1.0
     warmup: int = 150
-    chance_first: int = 450
+    chance_first: int = 700
     turns: int = 200
     force_start_n: float = 20.0
     force_max_n: float = 250.0
     force_ramp: int = 120
     bearable_falls: float = 4.0
-    bearable_falls_aimed: float = 8.0
     vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
     settle: tuple[int, int] = (25, 75)
-    share_random: float = 0.5
+    share_random: float = 0.65
     share_none: float = 0.15
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 1e-3
@@ -173,7 +171,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             for name in (
                 "initial_std", "learning_rate", "estimator_learning_rate", "disturber_learning_rate", "desired_kl",
                 "gradient_clip", "clip_ratio", "eta", "lambda_rate", "lambda_max", "bearable_falls",
-                "bearable_falls_aimed", "checkpoint_every_s",
+                "checkpoint_every_s",
             )
         }  # fmt: skip
         for name, value in positive.items():

@@ -36,7 +36,9 @@ TASK = "walk as told"
 HORIZON = 4
 """Commands of a chunk, all alike. The robot obeys the second at its next tick; two more are there for when the next
 inference is late. After that, 75 ms after the observation, there is nothing to obey, and the controller falls back."""
-CURRICULUM = "environment.commands.curriculum"  # in the training's state: the share of the ranges, and one more number
+CURRICULUM = (
+    ".environment.commands.curriculum"  # ends its name in a state: of a group, the share of the ranges, and more
+)
 IMU, REQUEST = "sensor_msgs/msg/Imu", "geometry_msgs/msg/Twist"
 
 
@@ -127,9 +129,10 @@ def _trained_commands(path: Path, config: LocomotionCheckpoint) -> tuple[float, 
     state = path / STATE_FILE
     if state.exists():
         tensors, _ = read_tensors(state)
-        if CURRICULUM not in tensors:
+        shares = [float(values[0]) for name, values in tensors.items() if name.endswith(CURRICULUM)]
+        if not shares:
             raise CheckpointError(f"{state}: does not say how far the velocity commands have come")
-        share = float(tensors[CURRICULUM][0])
+        share = min(shares)
     return share * forward, share * left, share * turn
 
 

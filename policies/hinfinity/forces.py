@@ -56,9 +56,8 @@ class ForceLimits:
     def follow(self, fell: Tensor, who: Tensor, period_s: float) -> None:
         """Robots were pushed by `who` [N] for a rollout of steps of `period_s`, and `fell` [T, N] or did not."""
         if self.config.force_ramp:
-            bearable = torch.where(who == DISTURBER, self.config.bearable_falls_aimed, self.config.bearable_falls)
             rise = 1 / (self.config.force_ramp * self.config.rollout_steps)
-            drop = rise * 60 / period_s / bearable
+            drop = rise * 60 / period_s / self.config.bearable_falls
             share = (self._of(who) + rise * len(fell) - drop * fell.sum(dim=0)).clamp(0.0, 1.0)
             aimed = who == DISTURBER
             self.share = torch.where(torch.stack((~aimed, aimed)), share, self.share)
