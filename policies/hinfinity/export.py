@@ -36,9 +36,7 @@ TASK = "walk as told"
 HORIZON = 4
 """Commands of a chunk, all alike. The robot obeys the second at its next tick; two more are there for when the next
 inference is late. After that, 75 ms after the observation, there is nothing to obey, and the controller falls back."""
-CURRICULUM = (
-    ".environment.commands.curriculum"  # ends its name in a state: of a group, the share of the ranges, and more
-)
+CURRICULUM = ".environment.commands.curriculum"  # a group's, in the training's state: share of the ranges, and more
 IMU, REQUEST = "sensor_msgs/msg/Imu", "geometry_msgs/msg/Twist"
 
 
