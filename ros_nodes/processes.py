@@ -61,6 +61,7 @@ class NodeProcesses:
                 start_new_session=True,
             )
         self._processes[node.name] = process
+        self._asked_to_end.discard(node.name)  # another of its name may have been
         watcher = threading.Thread(
             target=self._watch, args=(node.name, process), name=f"watch {node.name}", daemon=True
         )

@@ -51,6 +51,7 @@ class Graph:
         self.monitor.interrupt(NodeDied(name, f"{how}\n{self.processes.log_tail(name)}"))
 
     def start(self, *nodes: NodeProcess) -> GraphClient:
+        self._stop()  # what a setup left that failed and is tried again
         for node in nodes:
             self.processes.start(node)
         self.names = [node.name for node in nodes]
@@ -60,6 +61,9 @@ class Graph:
 
     def close(self) -> None:
         self.monitor.finish()
+        self._stop()
+
+    def _stop(self) -> None:
         self.processes.stop(self.names, 5.0)
         if self.client is not None:
             self.client.close()
