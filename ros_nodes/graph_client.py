@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
+from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.client import Client
 from rclpy.context import Context
@@ -34,6 +34,7 @@ from ros_nodes.middleware import discovery_s
 from ros_nodes.monitor import Monitor
 
 DISCOVERY_LOOK_S = 0.02  # a service's appearance gives no event in rclpy
+ASK_AGAIN_S = 1.0  # when an answer to a question that may be asked twice does not come
 
 
 class GraphError(RuntimeError):
@@ -70,6 +71,7 @@ class GraphClient:
             )
             self._node = rclpy.create_node("supervisor", namespace=namespace, context=self._context)
         self._named: dict[str, Client] = {}
+        self._connected: set[str] = set()  # paths of those whose answers are known to come back
         self._node.create_subscription(Bool, "success", self._on_success, qos.STATUS)
         self._node.create_subscription(String, "controller_state", self._on_controller_state, qos.LATCHED)
         self._episode_publisher = self._node.create_publisher(String, "episode", qos.LATCHED)
@@ -90,7 +92,7 @@ class GraphClient:
         """Wait until every node is up. Raises GraphError naming the first that is not within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         for name in names:
-            self._wait_for_service(self._client(name, "change_state", ChangeState), name, deadline - time.monotonic())
+            self._connect(self._client(name, "change_state", ChangeState), name, deadline - time.monotonic())
 
     def transition(self, names: Sequence[str], change: str, timeout_s: float) -> None:
         """Let several nodes make the same lifecycle transition (`configure`, `activate`, ...) at the same time.
@@ -175,15 +177,40 @@ class GraphClient:
 
     def _call(self, name: str, service: str, kind: Any, request: Any, timeout_s: float) -> Future:
         client = self._client(name, service, kind)
-        self._wait_for_service(client, name, timeout_s)
+        self._connect(client, name, timeout_s)
         return self._send(client, request)
 
-    def _wait_for_service(self, client: Client, name: str, timeout_s: float) -> None:
+    def _connect(self, client: Client, name: str, timeout_s: float) -> None:
+        """Wait until a node hears this client, and its answers come back."""
         deadline = time.monotonic() + timeout_s
         while not client.service_is_ready():
+            self._connected.discard(client.srv_name)
             if time.monotonic() > deadline:
                 raise GraphError(name, f"does not offer {client.srv_name} within {timeout_s:.1f} s")
             self._monitor.wait(client.service_is_ready, DISCOVERY_LOOK_S)
+        if client.srv_name not in self._connected:
+            self._wait_for_answers(name, timeout_s, deadline)
+            self._connected.add(client.srv_name)
+
+    def _wait_for_answers(self, name: str, timeout_s: float, deadline: float) -> None:
+        """Ask a node for its state, again and again, until it answers.
+
+        A service is "ready" once this side has found the other. The other may have found us for questions and not yet
+        for answers, and then Fast DDS drops the answer after 100 ms (rmw_fastrtps #842), with which a `configure` that
+        was made would seem to hang. A node finds a client's parts in the order in which they were made: if it can
+        answer one made now, then all that were made before.
+        """
+        client: Client = self._node.create_client(GetState, f"{self._namespace}/{name}/get_state")
+        try:
+            answers: list[Future] = []
+            while not any(answer.done() for answer in answers):
+                if time.monotonic() > deadline:
+                    raise GraphError(name, f"did not say its state within {timeout_s:.1f} s")
+                answers.append(self._send(client, GetState.Request()))
+                within = min(ASK_AGAIN_S, max(0.0, deadline - time.monotonic()))
+                self._monitor.wait(lambda: any(answer.done() for answer in answers), within)
+        finally:
+            self._node.destroy_client(client)
 
     def _send(self, client: Client, request: Any) -> Future:
         future = client.call_async(request)
