@@ -9,7 +9,9 @@ Reads what `visuomotor train hinfinity` logged of each run (arXiv 2404.14405):
 - slack: the mean of the constraint itself, eta |d| - (C + V(s') - V(s)), a second, less what the latter is of robots
   that nobody pushes; it holds where this is not negative. Unlike the line before, it counts what falls cost.
 - lambda: the dual variable; it rises while the constraint is violated.
+- limits: what the forces on a robot may be at most, as it bears them; a mean of those that are pushed.
 - entropy of directions: 1 if the disturber pushes evenly from everywhere, 0 if always from the same side.
+- deviation: of what the disturber draws, before it is squashed; 1 is chance's.
 
 Figures at the end are means over the last tenth of the iterations.
 """
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,10 @@ CURVES = {
     "slack, 1/s": "constraint/slack",
     "lambda": "constraint/lambda",
     "force of the disturber, N": "force/disturber",
+    "limit by the disturber, N": "force/limit_disturber",
+    "limit by chance, N": "force/limit_chance",
     "entropy of directions": "direction_entropy/disturber",
+    "deviation of the disturber": "disturber/std",
     "velocity error, undisturbed, m/s": "task/velocity_error_undisturbed",
 }
 Curve = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -74,7 +80,7 @@ def at_the_end(run: Path, found: dict[str, Curve]) -> dict[str, Any]:
 
 def draw(runs: dict[Path, dict[str, Curve]], rows: list[dict[str, Any]], path: Path) -> None:
     """One panel a curve, one line a run."""
-    figure, panels = plt.subplots(2, 3, figsize=(13, 6.5), layout="constrained", sharex=True)
+    figure, panels = plt.subplots(3, 3, figsize=(13, 9.5), layout="constrained", sharex=True)
     for axes, name in zip(panels.flat, CURVES, strict=True):
         for (run, found), row in zip(runs.items(), rows, strict=True):
             if name not in found:
@@ -84,7 +90,7 @@ def draw(runs: dict[Path, dict[str, Curve]], rows: list[dict[str, Any]], path: P
             if name.startswith("cost"):
                 axes.axhline(row["eta"], linestyle="--", color=line.get_color(), linewidth=0.8)
         axes.set_title(name)
-    for axes in panels[1]:
+    for axes in panels[-1]:
         axes.set_xlabel("iteration")
     panels[0, 0].legend(title="dashed: eta")
     panels[0, 0].set_yscale("log")
@@ -99,8 +105,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--picture", type=Path, help="draw the curves into this PNG")
     arguments = parser.parse_args()
-    runs = {run: curves(run) for run in arguments.runs}
-    rows = [at_the_end(run, found) for run, found in runs.items()]
+    try:
+        runs = {run: curves(run) for run in arguments.runs}
+        rows = [at_the_end(run, found) for run, found in runs.items()]
+    except ValueError as error:
+        sys.exit(str(error))
     table = Table("", *(str(run) for run in runs), title="the constraint, over the last tenth of the training")
     for name in rows[0]:
         values = [row.get(name, "") for row in rows]
