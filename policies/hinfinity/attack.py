@@ -30,7 +30,7 @@ def attack_config(force_n: float, seed: int = 0) -> HInfinityConfig:
     """
     return HInfinityConfig(
         disturber="hinfinity", share_random=0.0, share_none=0.0, warmup=0, chance_first=0, force_start_n=force_n,
-        force_max_n=force_n, force_ramp=0, vertical=1.0, hold=(10, 25), rest=(0, 0), settle=(0, 0), epochs=5,
+        force_max_n=force_n, force_ramp=0, disturber_vertical=1.0, hold=(10, 25), rest=(0, 0), settle=(0, 0), epochs=5,
         precision="fp32", seed=seed, disturber_fall=5.0, disturber_price=0.0, disturber_balance=0.0,
         disturber_mean=UNBOUND, disturber_std=STD[0],
     )  # fmt: skip

@@ -34,8 +34,8 @@ DISTURBER = "disturber."  # what its weights' names begin with
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
 MAY_CHANGE = {"iterations", "checkpoint_every_s", "threads", "device"}  # between two parts of one run
 WHEN_AIMED = {  # what counts only once a disturber is at work
-    "chance_first", "turns", "share_random", "eta", "lambda_start", "lambda_rate",
-    "lambda_max", "disturber_widths", "disturber_learning_rate", "disturber_entropy", "disturber_mean",
+    "chance_first", "turns", "share_random", "eta", "lambda_start", "lambda_rate", "lambda_max",
+    "disturber_vertical", "disturber_widths", "disturber_learning_rate", "disturber_entropy", "disturber_mean",
     "disturber_std", "disturber_lam", "disturber_fall", "disturber_price", "disturber_balance",
 }  # fmt: skip
 

@@ -54,7 +54,9 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             as can just be borne where the robot is, on a plane larger than on stairs;
         force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
         bearable_falls: falls a minute at which the force of a robot stays what it is.
-        vertical: share of a force's vertical part that acts: in the field, trunks are pushed from the side.
+        vertical: share of the vertical part that acts of a force by chance: in the field, trunks are pushed from the
+            side;
+        disturber_vertical: the same of the disturber's.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces, by chance: were there none, walking with a steady
             push in the back would be what is learned. The disturber's hardly cease.
@@ -118,6 +120,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     force_ramp: int = 120
     bearable_falls: float = 4.0
     vertical: float = 0.3
+    disturber_vertical: float = 0.3
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
     settle: tuple[int, int] = (25, 75)
@@ -194,7 +197,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             require(getattr(self, name) >= 0, f"{name} cannot be negative, not {getattr(self, name)}")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         require(self.turns > 0, f"turns must be positive, not {self.turns}")
-        require(0 <= self.vertical <= 1, f"vertical must be within [0, 1], not {self.vertical}")
+        for name, value in {"vertical": self.vertical, "disturber_vertical": self.disturber_vertical}.items():
+            require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
         require(0 < self.hold[0] <= self.hold[1], f"hold {self.hold} must be two positive numbers of steps, in order")
         for name, (least, most) in {"rest": self.rest, "settle": self.settle}.items():
             require(0 <= least <= most, f"{name} {(least, most)} must be two numbers of steps from 0 up, in order")

@@ -35,7 +35,7 @@ def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, f
 
     `cost_per_newton`: what robots lose more than those that nobody pushes, where there are some, per newton; with what
     falls cost besides, the constraint bounds it by eta.
-    `direction_entropy` is of the forces that acted: with 0.3 of their vertical part, chance itself has 0.91.
+    `direction_entropy` is of the forces that acted: with 0.3 of its vertical part, chance itself has 0.91.
     """
     figures: dict[str, float] = {}
     for name, number in ({"nobody": NOBODY} | PUSHERS).items():

@@ -126,14 +126,14 @@ class Forces:
         by_chance = due & (self.who == CHANCE)
         # As a disturber that has not learned yet pushes: chance is to be as strong as who is compared with it.
         drawn = torch.randn(self.count, 3, generator=generator)
-        self.force = torch.where(by_chance[:, None], self._acting(drawn, limit), self.force)
+        self.force = torch.where(by_chance[:, None], acting(drawn, limit, self.config.vertical), self.force)
         decided = due & (self.who == DISTURBER)
         rows = decided.nonzero().squeeze(1)
         if disturber is not None and len(rows):
             policy = disturber.policy
             noise = torch.randn(len(rows), 3, generator=generator)
             self.raw[rows] = policy(privileged[rows]) + policy.log_std.exp() * noise
-            self.force[rows] = self._acting(self.raw[rows], limit[rows])
+            self.force[rows] = acting(self.raw[rows], limit[rows], self.config.disturber_vertical)
         return decided
 
     def end(self, done: Tensor, generator: torch.Generator) -> None:
@@ -156,14 +156,18 @@ class Forces:
         mine = torch.stack((torch.ones(self.count), most, held, rests), dim=1) * pushed[:, None]
         return torch.cat((privileged, mine), dim=1)
 
-    def _acting(self, raw: Tensor, limit: Tensor) -> Tensor:
-        """The forces that act, of what was drawn, N, [K, 3]."""
-        return squash(raw, limit[:, None]) * torch.tensor((1.0, 1.0, self.config.vertical))
-
     def _draw(self, bounds: tuple[int, int], generator: torch.Generator) -> Tensor:
         """Numbers of steps within `bounds`, both included, [N]."""
         shortest, longest = bounds
         return torch.randint(shortest, longest + 1, (self.count,), generator=generator)
+
+
+def acting(raw: Tensor, limit: Tensor, vertical: float) -> Tensor:
+    """The forces that act, N, [K, 3], of what was drawn, `raw` [K, 3]: none is larger than its `limit` [K], N.
+
+    `vertical`: share of their vertical parts that acts.
+    """
+    return squash(raw, limit[:, None]) * torch.tensor((1.0, 1.0, vertical))
 
 
 def directions() -> Tensor:

@@ -255,7 +255,10 @@ def draw(forces: Forces, network: Disturber, count: int, limit: float) -> torch.
 def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
     torch.manual_seed(0)
     count = 40_000
-    forces = at_work(HInfinityConfig(disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0), count)
+    whole = HInfinityConfig(
+        disturber_widths=(8,), share_random=0.4, share_none=0.2, vertical=1.0, disturber_vertical=1.0
+    )
+    forces = at_work(whole, count)
     drawn = draw(forces, Disturber(4, HInfinityConfig(disturber_widths=(8,))), count, 50.0)
     chance, disturber = (drawn[forces.who == number].norm(dim=1) for number in (CHANCE, DISTURBER))
     assert float(chance.max()) <= 50.0 + 1e-4
@@ -265,20 +268,21 @@ def test_chance_pushes_as_hard_as_a_disturber_that_has_not_learned():
     assert drawn[forces.who == CHANCE].mean(dim=0).norm() < 1.0
 
 
-def test_pushes_are_mostly_horizontal():
-    """Of the same draws: only what acts vertically is less, whoever pushes; the raw forces are what they were."""
+def test_chance_and_the_disturber_each_act_with_a_part_of_what_is_vertical():
+    """Of the same draws: only what acts vertically is less; the raw forces are what they were."""
     torch.manual_seed(0)
     network = Disturber(4, HInfinityConfig(disturber_widths=(8,)))
-    pushes = []
-    for vertical in (1.0, 0.3, 0.0):
-        forces = at_work(HInfinityConfig(disturber_widths=(8,), vertical=vertical), 500)
-        pushes.append((draw(forces, network, 500, 50.0), forces.raw))
-    full = pushes[0][0]
-    for (force, raw), vertical in zip(pushes, (1.0, 0.3, 0.0), strict=True):
-        torch.testing.assert_close(force, full * torch.tensor([1.0, 1.0, vertical]))
-        assert torch.equal(raw, pushes[0][1])
-    for number in (CHANCE, DISTURBER):
-        assert full[forces.who == number, 2].abs().mean() > 10
+    full = None
+    for chance, disturber in ((1.0, 1.0), (0.3, 0.3), (0.0, 1.0), (1.0, 0.0)):
+        config = HInfinityConfig(disturber_widths=(8,), vertical=chance, disturber_vertical=disturber)
+        forces = at_work(config, 500)
+        force, raw = draw(forces, network, 500, 50.0), forces.raw.clone()
+        full = full or (force, raw)
+        assert torch.equal(raw, full[1])
+        for number, vertical in ((CHANCE, chance), (DISTURBER, disturber)):
+            its = forces.who == number
+            torch.testing.assert_close(force[its], full[0][its] * torch.tensor([1.0, 1.0, vertical]))
+            assert full[0][its, 2].abs().mean() > 10
 
 
 def test_the_constraint_counts_the_force_that_acted():
@@ -622,6 +626,7 @@ def test_direction_entropy():
         ({"initial_std": 0.01}, "initial_std must be within"),
         ({"fall_pushed": 0.1}, "fall_pushed must be at most 0"),
         ({"vertical": 1.5}, "vertical must be within"),
+        ({"disturber_vertical": -0.1}, "disturber_vertical must be within"),
         ({"rest": [3, 2]}, "rest"),
         ({"turns": 0}, "turns must be positive"),
         ({"critic_widths": [32, 15]}, "widths must be even"),
