@@ -16,7 +16,7 @@ import torch
 from policies.base import Graph
 from policies.model_card import model_card
 from policies.parts import load_parts
-from policies.runtime.bundle import CARD_FILE, CONTRACT_FILE, ROBOT_FILE, SAMPLER_FILE, write_manifest
+from policies.runtime.bundle import CARD_FILE, CONTRACT_FILE, ROBOT_FILE, SAMPLER_FILE, not_of_the_bundle, write_manifest
 from policies.runtime.runtime import Runtime
 
 HALF_FROM = 1000  # numbers in a tensor: smaller ones are not worth rounding
@@ -31,6 +31,7 @@ def export(
     """Write the bundle of a checkpoint, then load it to see that it runs.
 
     A bundle that is already there is replaced, but for its model card (README.md); where there is none, one is begun.
+    Nothing else is ever replaced.
 
     Args:
         checkpoint: of any policy.
@@ -44,10 +45,14 @@ def export(
     Raises:
         CheckpointError: the checkpoint cannot be used, or not so.
         ContractError: the policy cannot drive that robot.
+        FileExistsError: something else than a bundle is in the directory.
     """
-    parts = load_parts(checkpoint, sampling, robot)
     output = Path(output)
-    work = output.with_name(f".{output.name}.writing")
+    work, replaced = (output.with_name(f".{output.name}.{what}") for what in ("writing", "replaced"))
+    if replaced.exists() and not output.exists():  # an export was killed between the two
+        replaced.rename(output)
+    _check_replaceable(output)
+    parts = load_parts(checkpoint, sampling, robot)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     for name, graph in parts.graphs.items():
@@ -60,9 +65,26 @@ def export(
     card = output / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else model_card(parts, output, work)
     (work / CARD_FILE).write_text(text, encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
+    if output.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        output.rename(replaced)
     work.rename(output)
+    shutil.rmtree(replaced, ignore_errors=True)
     return output
+
+
+def _check_replaceable(output: Path) -> None:
+    """Raises FileExistsError unless nothing but a bundle would be lost."""
+    if output.is_dir():
+        if not (others := not_of_the_bundle(output)):
+            return
+        held = f"{', '.join(others[:3])}{' and more' if len(others) > 3 else ''}"
+        raise FileExistsError(
+            f"{output} holds {held}, which is not a bundle's; an export replaces only bundles: name a directory that "
+            "is not there yet, or move that away"
+        )
+    if output.exists() or output.is_symlink():
+        raise FileExistsError(f"{output} is no directory; name one for the bundle, which need not be there yet")
 
 
 def write_graph(graph: Graph, path: Path) -> None:

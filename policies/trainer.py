@@ -114,12 +114,12 @@ class Trainer:
         )
 
     def save(self) -> None:
-        """Write the averaged weights and the training state; in a distributed run the main process does."""
+        """Write the averaged weights, then the state, without which there is more to do; the main process does."""
         if not self.accelerator.is_main_process or self.progress.step == 0:
             return
-        save_state(self.output, self.policy, self.average, self.optimizer, self.progress)
         weights = self.average.state_dict(self.policy)
         write_tensors(self.output / WEIGHTS_FILE, weights, {"step": str(self.progress.step)})
+        save_state(self.output, self.policy, self.average, self.optimizer, self.progress)
 
     def _step(self, model: torch.nn.Module, step: int) -> tuple[float, dict[str, Any]]:
         """One optimiser step, number `step` from 0: the loss and figures to log."""

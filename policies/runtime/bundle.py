@@ -78,6 +78,21 @@ def write_manifest(path: Path) -> None:
     (path / MANIFEST_FILE).write_text(manifest.to_json() + "\n", encoding="utf-8")
 
 
+def not_of_the_bundle(path: Path) -> list[str]:
+    """Names of what lies in a directory and was not put there by an export; all of it where there is no manifest.
+
+    Raises:
+        BundleError: the manifest cannot be read.
+    """
+    own: set[str] = set()
+    if is_bundle(path):
+        try:
+            own = {MANIFEST_FILE, CARD_FILE, *Manifest.load(path / MANIFEST_FILE).files}
+        except ContractError as error:
+            raise BundleError(str(error)) from None
+    return sorted(entry.name for entry in path.iterdir() if entry.name not in own or entry.is_dir())
+
+
 def read_bundle(path: Path | str) -> Bundle:
     """Read and check a bundle.
 

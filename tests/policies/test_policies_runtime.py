@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from typing import Any
@@ -165,12 +166,39 @@ def test_export_keeps_the_model_card_and_replaces_the_rest(exported, tmp_path):
     bundle = export(checkpoint, tmp_path / "bundle")
     assert "| task | open the drawer |" in (bundle / "README.md").read_text()
     (bundle / "README.md").write_text("A card.")
-    (bundle / "old.onnx").write_bytes(b"old")
+    (bundle / "denoiser.onnx").write_bytes(b"old")
     export(checkpoint, bundle)
     assert (bundle / "README.md").read_text() == "A card."
-    assert not (bundle / "old.onnx").exists()
     Runtime.load(bundle)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle"]
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed between the two"])
+def test_export_replaces_nothing_but_bundles(exported, tmp_path, killed):
+    """Recordings and checkpoints lie beside bundles; a slip of --output must not cost them."""
+    _, checkpoint, _ = exported["state-ddim"]
+    run = tmp_path / "run"
+    (run / "bag").mkdir(parents=True)
+    (run / "bag" / "bag_0.mcap").write_bytes(b"an episode")
+    shutil.copytree(checkpoint, run / "checkpoint")
+    for output, held in ((run, "bag, checkpoint"), (run / "checkpoint", "config.json")):
+        with pytest.raises(FileExistsError, match=f"holds {held}.*replaces only bundles"):
+            export(run / "checkpoint", output)
+    with pytest.raises(FileExistsError, match="is no directory"):
+        export(run / "checkpoint", run / "bag" / "bag_0.mcap")
+    bundle = export(run / "checkpoint", run / "bundle")
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds notes\.txt"):
+        export(run / "checkpoint", bundle)
+    (bundle / "notes.txt").unlink()
+    (bundle / "README.md").write_text("A card.")
+    if killed:
+        bundle.rename(run / ".bundle.replaced")
+    export(run / "checkpoint", bundle)
+    assert (bundle / "README.md").read_text() == "A card."
+    assert (run / "bag" / "bag_0.mcap").read_bytes() == b"an episode"
+    assert (run / "checkpoint" / "model.safetensors").exists()
+    assert sorted(p.name for p in run.iterdir()) == ["bag", "bundle", "checkpoint"]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
