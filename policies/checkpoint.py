@@ -68,6 +68,18 @@ def is_checkpoint(path: Path | str) -> bool:
     return (Path(path) / WEIGHTS_FILE).is_file()
 
 
+def require_state(state: Path) -> None:
+    """Raises CheckpointError where weights lie without the training state beside them, with which they were made.
+
+    Training could not go on with them, and would write its own in their place.
+    """
+    if is_checkpoint(state.parent) and not state.exists():
+        raise CheckpointError(
+            f"{state.parent} holds a checkpoint without its {state.name}, which training would replace: choose another "
+            f"directory, or remove {WEIGHTS_FILE}"
+        )
+
+
 def load_checkpoint(path: Path | str, sampling: Mapping[str, str] | None = None) -> tuple[Policy, CheckpointConfig]:
     """The policy, in evaluation mode on the CPU, and what is known of it.
 

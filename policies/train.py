@@ -12,7 +12,15 @@ import torch
 
 from episodes.dataset import Dataset
 from policies.base import make_contract
-from policies.checkpoint import CONFIG_FILE, CheckpointConfig, CheckpointError, load_config, write_config
+from policies.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointConfig,
+    CheckpointError,
+    load_config,
+    require_state,
+    write_config,
+)
 from policies.config import ChunkConfig, TrainingConfig
 from policies.precision import settled
 from policies.registry import policy_type
@@ -113,6 +121,8 @@ def _with_precision(training: TrainingConfig, output: Path, resume: bool) -> Tra
 def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> None:
     """Make the directory, or see that the run in it is this one. Raises CheckpointError."""
     output.mkdir(parents=True, exist_ok=True)
+    for weights in output.rglob(WEIGHTS_FILE):
+        require_state(weights.parent / STATE_FILE)
     if not any(output.rglob(STATE_FILE)):
         return
     if not resume:

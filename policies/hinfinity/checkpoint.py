@@ -19,6 +19,7 @@ from policies.checkpoint import (
     CheckpointError,
     load_strictly,
     read_tensors,
+    require_state,
     write_atomically,
     write_tensors,
 )
@@ -136,6 +137,7 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
     before that, goes on as the other.
     """
     output.mkdir(parents=True, exist_ok=True)
+    require_state(output / STATE_FILE)
     if (output / STATE_FILE).exists():
         if not resume:
             raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")

@@ -312,6 +312,10 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(tmp_path):
     with pytest.raises(CheckpointError, match="other gamma"):
         make(tmp_path, resume=True, gamma=0.9)
     make(tmp_path, resume=True, iterations=2)
+    (tmp_path / "training_state.safetensors").unlink()
+    for resume in (False, True):
+        with pytest.raises(CheckpointError, match="without its training_state"):
+            make(tmp_path, resume=resume)
 
 
 def test_training_goes_on_from_the_weights_of_another_run(tmp_path):

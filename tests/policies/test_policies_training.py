@@ -18,7 +18,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
-from policies.checkpoint import CheckpointError, load_checkpoint, read_tensors
+from policies import trainer, training_state
+from policies.checkpoint import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    CheckpointError,
+    load_checkpoint,
+    read_tensors,
+    write_tensors,
+)
 from policies.config import TrainingConfig
 from policies.diffusion.policy import DiffusionPolicy
 from policies.train import train_policy
@@ -111,6 +119,43 @@ def test_output_of_another_run_is_not_overwritten(datasets, tiny, quick, tmp_pat
         CheckpointError, match=r"(?s)policy.widths: was \[16, 32\], is now \[32, 64\].*config.steps: was 1"
     ):
         train(datasets["state"], tmp_path, wider, longer, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_checkpoint_without_its_state_is_not_trained_over(datasets, tiny, quick, tmp_path, resume):
+    """Its state may have been removed to save space, or stayed with the colleague who trained it."""
+    short = msgspec.structs.replace(quick, steps=1)
+    train(datasets["state"], tmp_path, tiny, short)
+    (tmp_path / STATE_FILE).unlink()
+    before = {name: (tmp_path / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    with pytest.raises(CheckpointError, match=f"holds a checkpoint without its {STATE_FILE}"):
+        train(datasets["state"], tmp_path, tiny, msgspec.structs.replace(short, seed=1), resume=resume)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_a_run_whose_last_save_was_cut_off_resumes_to_its_final_weights(datasets, tiny, quick, tmp_path, monkeypatch):
+    """The disk is full at the second of the two files that a save writes."""
+    short = msgspec.structs.replace(quick, steps=2)
+    train(datasets["state"], tmp_path / "whole", tiny, short)
+    stop_after(monkeypatch, 1)
+    train(datasets["state"], tmp_path / "cut", tiny, short)
+    monkeypatch.undo()
+    written = []
+
+    def write(path, tensors, metadata):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError("no space left on device")
+        write_tensors(path, tensors, metadata)
+
+    for module in (trainer, training_state):
+        monkeypatch.setattr(module, "write_tensors", write)
+    with pytest.raises(OSError, match="no space"):
+        train(datasets["state"], tmp_path / "cut", tiny, short, resume=True)
+    monkeypatch.undo()
+    assert train(datasets["state"], tmp_path / "cut", tiny, short, resume=True).steps == 2
+    ended = [(tmp_path / run / WEIGHTS_FILE).read_bytes() for run in ("whole", "cut")]
+    assert ended[0] == ended[1]
 
 
 def test_a_finished_run_resumes_to_nothing(datasets, tiny, quick, tmp_path):
