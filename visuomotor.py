@@ -396,7 +396,12 @@ def replay(
 
 @app.command
 def convert(
-    source: tyro.conf.Positional[Path], target: tyro.conf.Positional[Path], /, observations: str | None = None
+    source: tyro.conf.Positional[Path],
+    target: tyro.conf.Positional[Path],
+    /,
+    observations: str | None = None,
+    robot: str | None = None,
+    assume_success: bool = False,
 ) -> int:
     """Make training data of a recording (bag -> dataset), or a recording of a dataset (dataset -> bag).
 
@@ -404,10 +409,15 @@ def convert(
         source: a bag or a dataset.
         target: what is made; a dataset is added to.
         observations: the observation set of the dataset; by default what the recorded policy saw.
+        robot: name or path of the contract of a recording's robot, by default the one that lies in it.
+        assume_success: take episodes for successes, and learn from them, of which nobody said (on the topic `success`)
+            how they ended, unless the controller stopped in them: demonstrations of a person on a real robot.
     """
+    from contracts import load_robot
     from episodes.opening import convert as convert_recording
 
-    print(convert_recording(source, target, observations))
+    contract = None if robot is None else load_robot(robot)
+    print(convert_recording(source, target, observations, contract, assume_success))
     return 0
 
 

@@ -24,6 +24,7 @@ from episodes.samples import (
     topic_name,
 )
 
+RUN, STOPPED = "run", "stopped"  # modes of the controller
 NOTHING = -1  # index of what is added to a row of values: none, which counts as 0
 
 
@@ -37,6 +38,7 @@ class ConversionReport:
         skipped: "episode n: why not", of those that could not be converted.
         dropped: control periods left out because no sensor had spoken yet, or their command was not usable.
         stale: control periods whose newest sensor sample was older than the contract's time-out; they were kept.
+        unjudged: episodes of which nobody said whether they succeeded; of a real robot, often nobody does.
         problems: damage met in the recording.
     """
 
@@ -45,6 +47,7 @@ class ConversionReport:
     skipped: list[str] = field(default_factory=list)
     dropped: int = 0
     stale: int = 0
+    unjudged: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -54,8 +57,18 @@ def bag_episode(
     robot: RobotContract,
     observation_set: str,
     report: ConversionReport | None = None,
+    assume_success: bool = False,
 ) -> EpisodeData:
-    """One recorded episode as rows. Raises BagError when it holds no usable row or does not say which task it was."""
+    """One recorded episode as rows.
+
+    Args:
+        report: is added to.
+        assume_success: what an episode is taken for of which nobody said whether it succeeded, unless its controller
+            stopped.
+
+    Raises:
+        BagError: it holds no usable row, or does not say which task it was.
+    """
     report = report or ConversionReport()
     try:
         features = robot.observation_features(observation_set)
@@ -77,6 +90,7 @@ def bag_episode(
             late |= stale
     report.dropped += recorded.dropped + int((~complete).sum())
     report.stale += int((late & complete).sum())
+    report.unjudged += recorded.success is None and not is_sustained(robot)
     if not complete.any():
         raise BagError(f"has no control period with a command and all of {list(recorded.samples)}")
     rows = np.flatnonzero(complete)
@@ -87,7 +101,8 @@ def bag_episode(
         raise BagError(f"its description has no task_name and seed: {sorted(description)}")
     text = task if isinstance(task, str) and task else task_name
     pushes = _pushes(recorded, stamps[rows], reader)
-    return EpisodeData(observations, actions[rows], text, task_name, seed, recorded.success, pushes=pushes)
+    success = _succeeded(recorded, is_sustained(robot), assume_success)
+    return EpisodeData(observations, actions[rows], text, task_name, seed, success, pushes=pushes)
 
 
 @dataclass
@@ -95,7 +110,7 @@ class _Recorded:
     """Everything of one episode that its rows are made from: one timeline a sensor field and a camera.
 
     `requests` are the fields that hold what was asked for: silence, or none for too long, is 0. `pushes` is None of a
-    robot that nothing could push.
+    robot that nothing could push. `success` is None as long as nobody said; `modes` are those of the controller.
     """
 
     samples: dict[str, Timeline]
@@ -103,7 +118,8 @@ class _Recorded:
     requests: frozenset[str] = frozenset()
     pushes: Timeline | None = None
     commands: Timeline = field(default_factory=Timeline)
-    success: bool = False
+    success: bool | None = None
+    modes: list[str] = field(default_factory=list)
     dropped: int = 0
 
 
@@ -114,13 +130,13 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
     timeouts = {name: s.timeout_s * 1e9 for s in sensors for name in s.fields if name in needed}
     timeouts |= {camera.name: camera.timeout_s * 1e9 for camera in cameras}
     requests = frozenset(name for sensor in sensors if sensor.is_request for name in sensor.fields)
-    recorded = _Recorded({name: Timeline() for name in timeouts}, timeouts, requests, success=is_sustained(robot))
+    recorded = _Recorded({name: Timeline() for name in timeouts}, timeouts, requests)
     recorded.pushes = Timeline() if robot.body == "quadruped" else None
     parts: list[Sensor | Camera] = [*sensors, *cameras]
     by_topic = {topic_name(robot, part.topic): part for part in parts}
     applied, success = topic_name(robot, commands_topic(robot)[0]), topic_name(robot, "success")
-    pushed = topic_name(robot, "applied_push")
-    for message in reader.raw({*by_topic, applied, success, pushed}, episode.files):
+    pushed, mode = topic_name(robot, "applied_push"), topic_name(robot, "controller_state")
+    for message in reader.raw({*by_topic, applied, success, pushed, mode}, episode.files):
         if not episode.start_ns <= message.log_time_ns <= episode.end_ns:
             continue
         decoded = reader.decode(message)
@@ -128,7 +144,9 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
             if decoded is None:
                 recorded.dropped += message.topic == applied
             elif message.topic == success:
-                recorded.success = bool(decoded.data) or (recorded.success and not is_sustained(robot))
+                recorded.success = bool(decoded.data) or (recorded.success is True and not is_sustained(robot))
+            elif message.topic == mode:
+                recorded.modes.append(str(decoded.data))
             elif message.topic == applied:
                 recorded.commands.add(*_command(robot, decoded, message.log_time_ns))
             elif message.topic == pushed:
@@ -145,6 +163,15 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
             recorded.dropped += message.topic == applied
             reader.note(f"{message.topic} at {message.log_time_ns} ns left out: {error}")
     return recorded
+
+
+def _succeeded(recorded: _Recorded, sustained: bool, assumed: bool) -> bool:
+    """What was said, or is assumed; of what must be sustained or nobody judged, that the controller went on besides."""
+    judged = recorded.success is not None
+    ran = recorded.modes.index(RUN) if RUN in recorded.modes else len(recorded.modes)
+    if (sustained or not judged) and STOPPED in recorded.modes[ran:]:
+        return False
+    return bool(recorded.success) if judged else sustained or assumed
 
 
 def commands_topic(robot: RobotContract) -> tuple[str, str]:

@@ -37,16 +37,24 @@ LATCHED_QOS = qos_yaml("reliable", "transient_local", 1)
 
 
 def bag_to_dataset(
-    bag: Path | str, dataset: Path | str, observation_set: str | None = None, robot: RobotContract | None = None
+    bag: Path | str,
+    dataset: Path | str,
+    observation_set: str | None = None,
+    robot: RobotContract | None = None,
+    assume_success: bool = False,
 ) -> ConversionReport:
     """Add every episode of a recording to a dataset, new or already there; a row for each command really applied.
 
     Row t holds the newest sensor samples at or before the stamp of the t-th `applied_command`, and that command, mapped
     by name to the robot's channels. A real robot publishes none: there it is the command that it was sent.
 
+    A simulated episode has the seed that its scene was made of, and a dataset one episode of a task and seed. A real
+    robot's seeds only number its episodes, from the same one in each run: one that is taken is replaced by a free one.
+
     Args:
         observation_set: what to keep; by default what the recording says that its policy saw.
         robot: by default the contract that lies in the recording.
+        assume_success: what an episode is taken for of which nobody said whether it succeeded.
 
     Raises:
         BagError: not a recording, without an episode, or it does not say of which robot.
@@ -68,14 +76,16 @@ def bag_to_dataset(
     with DatasetWriter(dataset, robot, observation_set) as writer:
         for episode in episodes:
             try:
-                data = bag_episode(reader, episode, robot, observation_set, report)
+                data = bag_episode(reader, episode, robot, observation_set, report, assume_success)
             except (BagError, ContractError) as error:
                 report.skipped.append(f"episode {episode.index}: {error}")
                 continue
-            if writer.has(data.task_name, data.seed):
-                report.present += 1
-                continue
             try:
+                if writer.holds(data, any_seed=robot.body == "external"):
+                    report.present += 1
+                    continue
+                if robot.body == "external" and writer.has(data.task_name, data.seed):
+                    data.seed = writer.free_seed(data.task_name)
                 writer.add(data)
             except DatasetError as error:
                 report.skipped.append(f"episode {episode.index}: {error}")

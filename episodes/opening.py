@@ -45,16 +45,25 @@ def open_episode(path: Path | str, index: int) -> RecordedEpisode:
     return RecordedEpisode(robot, observation_set, bag_episode(reader, episodes[index], robot, observation_set))
 
 
-def convert(source: Path | str, target: Path | str, observation_set: str | None = None) -> str:
-    """A dataset to a bag, or a bag to a dataset; returns a line that says what was done.
+def convert(
+    source: Path | str,
+    target: Path | str,
+    observation_set: str | None = None,
+    robot: RobotContract | None = None,
+    assume_success: bool = False,
+) -> str:
+    """A dataset to a bag, or a bag to a dataset (`bag_to_dataset`); returns lines that say what was done.
 
     Raises:
         DatasetError, BagError: `source` cannot be read, or `target` cannot be written.
     """
     if is_dataset(Path(source)):
         return f"bag: {dataset_to_bag(Dataset(source), target)}"
-    report = bag_to_dataset(source, target, observation_set)
+    report = bag_to_dataset(source, target, observation_set, robot, assume_success)
     lines = [f"dataset: {target}: {report.added} episodes added, {report.present} were there already"]
+    if report.unjudged:
+        taken = "a success" if assume_success else "failed, and not learned from unless --assume-success"
+        lines.append(f"of {report.unjudged} nobody said, on the topic `success`, how they ended: taken for {taken}")
     lines += [f"left out: {reason}" for reason in report.skipped]
     lines += [f"damage: {problem}" for problem in report.problems]
     return "\n".join(lines)

@@ -24,7 +24,7 @@ from episodes.layout import (
     read_info,
     stored_features,
 )
-from episodes.reading import encode_statistics, read_index, read_tasks, whole_statistics
+from episodes.reading import encode_statistics, read_columns, read_index, read_tasks, whole_statistics
 from episodes.statistics import Statistics, image_statistics, vector_statistics
 from episodes.tables import episode_row, read_table, tasks_table, to_column, write_table
 
@@ -125,8 +125,29 @@ class DatasetWriter:
         unfinished.unlink(missing_ok=True)
 
     def has(self, task_name: str, seed: int) -> bool:
-        """True if the dataset already holds this episode."""
+        """True if the dataset already holds an episode of this task with this seed."""
         return (task_name, seed) in self._done
+
+    def holds(self, episode: EpisodeData, any_seed: bool = False) -> bool:
+        """True if the dataset already holds this very episode: the same actions and measurements (but pictures).
+
+        `any_seed`: under whatever seed, and not under its own alone. Raises DatasetError: it does not fit the contract,
+        or a file is damaged.
+        """
+        episode = checked_episode(episode, self._observations, self.robot.action_feature)
+        keys = [feature.key for feature in self._observations if not feature.is_image]
+        values = {"action": episode.actions} | {key: episode.observations[key] for key in keys}
+        alike = (episode.task_name, len(episode))
+        for info in self._episodes:
+            if (info.task_name, info.length) == alike and (any_seed or info.seed == episode.seed):
+                stored = read_columns(self.path, self._info, info, values)
+                if all(np.array_equal(stored[key], values[key]) for key in values):
+                    return True
+        return False
+
+    def free_seed(self, task_name: str) -> int:
+        """A seed that no episode of the task has."""
+        return 1 + max((episode.seed for episode in self._episodes if episode.task_name == task_name), default=-1)
 
     def __len__(self) -> int:
         """Number of completed episodes."""
@@ -145,7 +166,8 @@ class DatasetWriter:
             raise DatasetError(f"{self.path}: this writer is closed")
         if self.has(episode.task_name, episode.seed):
             raise DatasetError(
-                f"{self.path}: already has the episode of {episode.task_name!r} with seed {episode.seed}"
+                f"{self.path}: already has an episode of {episode.task_name!r} with seed {episode.seed}; "
+                "one of another seed, or another dataset, would be right"
             )
         episode = checked_episode(episode, self._observations, self.robot.action_feature)
         self._settle_executed(episode)

@@ -11,11 +11,19 @@ import numpy as np
 import pytest
 
 from contracts.robot import RobotContract, load_robot
-from episodes.bag import BagError, BagReader, BagWriter
+from episodes.bag import BagError, BagReader, BagWriter, Topic
 from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
 from episodes.dataset import Dataset, DatasetWriter
-from episodes.messages import deserialize, header_message, joint_state, message_definition, message_type, serialize
-from episodes.opening import open_episode
+from episodes.messages import (
+    deserialize,
+    header_message,
+    joint_state,
+    message_definition,
+    message_type,
+    number_array,
+    serialize,
+)
+from episodes.opening import convert, open_episode
 from episodes.samples import (
     episode_message,
     fields_of,
@@ -43,6 +51,7 @@ class Recorder:
         self.robot = robot
         self.namespace = f"/{robot.name}/"
         topics = recorded_topics(robot, robot.observation_features("image"))
+        topics.append(Topic(f"{self.namespace}controller_state", STRING, message_definition(STRING)))
         self.writer = BagWriter(path, topics, robot)
         self.now = START
 
@@ -111,6 +120,93 @@ def test_a_real_robots_recording_is_training_data_too(
     assert f"/{real.name}/{real.command.topic}" in {m.topic for m in BagReader(bag).raw()}
     bag_to_dataset(bag, tmp_path / "back")
     assert same_episode(Dataset(tmp_path / "back").episode(0), Dataset(tmp_path / "d").episode(0))
+
+
+class RealRecorder(Recorder):
+    """What a recorder hears of a real robot, whose commands are arrays and of which nobody says how it went."""
+
+    def __init__(self, path: Path, robot: RobotContract) -> None:
+        super().__init__(path, RobotContract.from_dict({**robot.to_dict(), "body": "external"}))
+        self.episodes = 0
+
+    def work(self, *modes: str, commands: float = 0.1) -> None:
+        """A short episode; every run numbers its own from 0."""
+        if self.episodes:
+            self.writer.split()
+        self.now += 1000 * MS
+        self.episode(seed=self.episodes, episode=self.episodes)
+        self.episodes += 1
+        for mode in modes:
+            self.raw("controller_state", message_type(STRING)(data=mode), STRING)
+        for _ in range(3):
+            self.sense((self.now - START) / MS, float(self.episodes))
+            self.raw(self.robot.command.topic, number_array(np.full(4, commands)), self.robot.command.type)
+
+
+def test_each_run_of_a_real_robot_adds_its_episodes_once(robot: RobotContract, tmp_path: Path) -> None:
+    for day, command in (("monday", 0.1), ("tuesday", 0.2)):
+        recorder = RealRecorder(tmp_path / day, robot)
+        for episode in range(2):
+            recorder.work(commands=command + episode / 2)
+        recorder.writer.close()
+    for day, added in (("monday", 2), ("tuesday", 2), ("tuesday", 0), ("monday", 0)):
+        report = bag_to_dataset(tmp_path / day, tmp_path / "dataset")
+        assert (report.added, report.present, report.skipped) == (added, 2 - added, [])
+    dataset = Dataset(tmp_path / "dataset")
+    assert [e.seed for e in dataset.episodes] == [0, 1, 2, 3]
+    assert [float(dataset.episode(i).actions[0, 0]) for i in range(4)] == pytest.approx([0.1, 0.6, 0.2, 0.7])
+
+
+def test_another_episode_of_a_simulated_scene_is_not_called_present(
+    robot: RobotContract, make_episode: Callable, tmp_path: Path
+) -> None:
+    """Another policy met the same scene; what a seed reproduces must stay one episode."""
+    episode = make_episode("state", 0)
+    for name in ("one", "other"):
+        with DatasetWriter(tmp_path / name, robot, "state") as writer:
+            writer.add(episode)
+        dataset_to_bag(Dataset(tmp_path / name), tmp_path / f"{name}_bag")
+        episode.actions = episode.actions * np.float32(0.5)
+    report = bag_to_dataset(tmp_path / "other_bag", tmp_path / "one")
+    assert (report.added, report.present) == (0, 0)
+    assert f"already has an episode of 'drawer-open' with seed {episode.seed}" in report.skipped[0]
+
+
+def test_unjudged_episodes_of_a_real_robot_are_learned_from_when_told_so(robot: RobotContract, tmp_path: Path) -> None:
+    recorder = RealRecorder(tmp_path / "bag", robot)
+    recorder.work()
+    recorder.work("stopped", "run", "hold", "run")  # reset from what came before
+    recorder.work("run", "hold", "stopped")
+    recorder.work()
+    recorder.success(False)
+    recorder.writer.close()
+    for assume, successes in ((False, [False] * 4), (True, [True, True, False, False])):
+        said = convert(tmp_path / "bag", tmp_path / f"dataset_{assume}", assume_success=assume)
+        assert [e.success for e in Dataset(tmp_path / f"dataset_{assume}").episodes] == successes
+        assert "of 3 nobody said, on the topic `success`, how they ended" in said
+        assert ("--assume-success" in said) == (not assume)
+
+
+def test_a_real_robot_that_fell_did_not_walk_as_asked(tmp_path: Path) -> None:
+    """Of a real one nobody says that it fell, but its controller stops."""
+    go2 = RobotContract.from_dict({**load_robot("go2").to_dict(), "body": "external"})
+    joints, imu, _ = go2.sensors
+    topics = recorded_topics(go2, go2.observation_features("proprioception"))
+    topics.append(Topic("/go2/controller_state", STRING, message_definition(STRING)))
+    found = {}
+    for name, modes in {"walked": ("stand_up", "run"), "fell": ("stand_up", "run", "damp", "stopped")}.items():
+        with BagWriter(tmp_path / name, topics, go2) as writer:
+            described = {"task": "flat", "task_name": "flat", "seed": 0, "observation_set": "proprioception"}
+            messages = [("episode", STRING, episode_message(described))]
+            messages += [("controller_state", STRING, message_type(STRING)(data=mode)) for mode in modes]
+            for sensor in (joints, imu):
+                values = dict.fromkeys(sensor.fields, 0.5)
+                messages.append((sensor.topic, sensor.type, sensor_message(go2, sensor, values, START)))
+            messages.append((go2.command.topic, go2.command.type, number_array(np.zeros(12))))
+            for topic, kind, message in messages:
+                writer.write(f"/go2/{topic}", serialize(message, kind), START, START)
+        found[name] = open_episode(tmp_path / name, 0).data.success
+    assert found == {"walked": True, "fell": False}
 
 
 def test_some_episodes_may_be_chosen(make_dataset: Callable, tmp_path: Path) -> None:
