@@ -24,7 +24,7 @@ system:
 
 $(STAMP): pyproject.toml setup.py setup.cfg constraints.txt
 	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else 'visuomotor needs Python 3.11, 3.12 or 3.13, this is %s: try make PYTHON=python3.11' % sys.version.split()[0])"
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)

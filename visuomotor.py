@@ -482,15 +482,33 @@ def _train(
 ) -> int:
     from policies.train import train_policy
 
+    _tell_of_evaluation_episodes(dataset)
     result = train_policy(family, dataset, output, policy, training, resume, video=video, video_fraction=video_fraction)
     print(f"{result.steps} steps in {result.elapsed_s:.0f} s, loss {result.loss:.4f}; checkpoint: {result.checkpoint}")
     return 130 if result.interrupted else 0
+
+
+def _tell_of_evaluation_episodes(dataset: Path) -> None:
+    """A simulated robot's recording is of scenes that `eval` tests on: whoever learns them needs others for a test."""
+    from episodes.dataset import Dataset
+    from sim.seeds import is_evaluation_seed
+
+    source = Dataset(dataset)
+    known = sum(episode.success and is_evaluation_seed(episode.seed) for episode in source.episodes)
+    if known and source.robot.body != "external":
+        print(
+            f"visuomotor: {known} of the {len(source)} episodes of {dataset} are of scenes that `visuomotor eval` tests"
+            " on, recorded by `run` or `eval --record`: evaluate this policy with another --seed than theirs",
+            file=sys.stderr,
+        )
 
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one message, not a stack trace."""
     try:
         sys.exit(app.cli(prog="visuomotor", description=__doc__))
+    except KeyboardInterrupt:
+        sys.exit(130)  # as a shell says of a command that SIGINT ended
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(141)  # as a shell says of a command that SIGPIPE ended

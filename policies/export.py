@@ -16,7 +16,14 @@ import torch
 from policies.base import Graph
 from policies.model_card import model_card
 from policies.parts import load_parts
-from policies.runtime.bundle import CARD_FILE, CONTRACT_FILE, ROBOT_FILE, SAMPLER_FILE, not_of_the_bundle, write_manifest
+from policies.runtime.bundle import (
+    CARD_FILE,
+    CONTRACT_FILE,
+    ROBOT_FILE,
+    SAMPLER_FILE,
+    not_of_the_bundle,
+    write_manifest,
+)
 from policies.runtime.runtime import Runtime
 
 HALF_FROM = 1000  # numbers in a tensor: smaller ones are not worth rounding

@@ -10,7 +10,7 @@ import torch
 from policies.base import Graph
 from policies.checkpoint import CheckpointError
 from policies.parts import load_parts
-from policies.runtime import PolicyOutputError, Runtime
+from policies.runtime import Runtime
 from policies.runtime.graphs import Array, GraphRunner, TensorType
 
 
@@ -55,7 +55,7 @@ def torch_runtime(
     try:
         runners = {name: TorchGraph(graph, device) for name, graph in parts.graphs.items()}
         return Runtime(parts.contract, parts.robot, parts.sampler, runners)
-    except (ValueError, PolicyOutputError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
 
 

@@ -25,7 +25,7 @@ ATTEMPTS_PER_EPISODE = 4
 MIN_ATTEMPTS = 20
 
 
-class ExpertFailed(RuntimeError):
+class ExpertFailed(ValueError):
     """The scripted expert fails too often to make the demonstrations that were asked for."""
 
 

@@ -96,7 +96,7 @@ def evaluate_tasks(
         latency_steps: control steps from an observation until its chunk arrives; 0: at once.
         video: directory for `<task>-<seed>.mp4` of the first 3 episodes of each task; of a policy that imagines, with
             what it imagined beside what then happened.
-        record: directory of a dataset that all episodes are written to.
+        record: directory of a dataset that all episodes are written to, but for those that it holds already.
         robot: contract; None is the project's, with the cameras that the policy looks at.
         progress: show a progress bar.
         stitching: how overlapping chunks are joined: `latest`, `ensemble` or `prefix`.
@@ -106,6 +106,7 @@ def evaluate_tasks(
     Raises:
         ValueError: an unknown task or stitching, a number out of range, or a policy that cannot do one of them.
         ContractMismatch: the policy does not fit the robot.
+        DatasetError: `record` holds something else, or other episodes of these tasks and seeds.
     """
     for task in tasks:
         instruction(task)
@@ -259,7 +260,8 @@ class _Recording:
         if self._writer is None:
             robot = RobotContract.from_json(outcome.robot)
             self._writer = self._exit.enter_context(DatasetWriter(self._path, robot, outcome.observation_set))
-        self._writer.add(outcome.episode)
+        if not self._writer.holds(outcome.episode):  # as of a run that was stopped, and is made again
+            self._writer.add(outcome.episode)
         outcome.episode = None  # written: no need to keep it in memory
 
 

@@ -14,7 +14,8 @@ def episode_seed(split: Split, seed: int, index: int) -> int:
     """Seed of episode `index` of the run `seed`.
 
     One-to-one: another split, run or index always gives another seed (training even, evaluation odd), so
-    no two episodes of a task are the same by accident, and no policy is evaluated on an episode it was trained on.
+    no two episodes of a task are the same by accident, and no demonstration is of a scene of an evaluation. A recording
+    of `run` or `eval --record` is of such scenes: `visuomotor train` says so when it learns from one.
 
     Args:
         split: "train" for demonstrations, "eval" for evaluation.

@@ -68,7 +68,7 @@ class Workers(Generic[State]):
             items: picklable, none of them None.
 
         Raises:
-            RuntimeError: a worker process died.
+            ChildProcessError: a worker process died.
             Exception: whatever `function` or `make_state` raises.
         """
         if self._pool is None:
@@ -86,7 +86,7 @@ class Workers(Generic[State]):
                 item, future = pending.popleft()
                 yield future.result()
         except BrokenProcessPool:
-            raise RuntimeError(f"a worker process died while it worked on {item!r}") from None
+            raise ChildProcessError(f"a worker process died while it worked on {item!r}") from None
         finally:
             for _, future in pending:
                 future.cancel()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from episodes.dataset import Dataset, DatasetWriter
+from policies.runtime import PolicyOutputError
+from sim.collect import ExpertFailed
+from visuomotor import app, main
 
 ZOO = Path(__file__).parents[1] / "zoo" / "diffusion-drawer-open"
 RUN_ZOO = ["run", "--robot", "metaworld_sawyer", "--policy", str(ZOO), "--task", "drawer-open", "--output", "elsewhere"]
@@ -83,6 +90,42 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait() == 141
+
+
+def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "visuomotor", "collect", "reach", "--episodes", "1000", "--output", tmp_path / "d"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "reach" not in process.stderr.read(20):  # of its progress bar
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in process.stderr.read()
+        assert process.wait() == 130
+
+
+@pytest.mark.parametrize("error", [ExpertFailed, PolicyOutputError, ChildProcessError])
+def test_what_is_foreseen_to_fail_is_one_message(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        raise error("ask for fewer")
+
+    monkeypatch.setattr(app, "cli", fail)
+    with pytest.raises(SystemExit, match="visuomotor: ask for fewer"):
+        main()
+
+
+def test_training_on_scenes_of_evaluations_is_told(dataset: Path, tmp_path: Path) -> None:
+    source, recorded = Dataset(dataset), tmp_path / "recorded"
+    with DatasetWriter(recorded, source.robot, source.observation_set) as writer:
+        for index in range(2):
+            writer.add(dataclasses.replace(source.episode(index), seed=index))
+    said = []
+    for episodes in (dataset, recorded):
+        done = visuomotor(
+            "train", "diffusion", "--dataset", episodes, "--output", tmp_path / episodes.name, "--steps", 1
+        )
+        assert done.returncode == 0, done.stderr
+        said.append("1 of the 2 episodes" in done.stderr and "with another --seed" in done.stderr)
+    assert said == [False, True]
 
 
 def test_collecting_again_adds_nothing(dataset: Path) -> None:

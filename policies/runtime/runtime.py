@@ -13,7 +13,7 @@ from policies.runtime.backends import Backend, compile_graph
 from policies.runtime.bundle import read_bundle
 from policies.runtime.carp import CarpSession
 from policies.runtime.diffusion import DiffusionSession
-from policies.runtime.errors import BundleError, PolicyOutputError
+from policies.runtime.errors import BundleError
 from policies.runtime.graphs import GraphRunner
 from policies.runtime.locomotion import LocomotionSession
 from policies.runtime.pad import PadSession
@@ -82,7 +82,7 @@ class Runtime:
         runners = {name: compile_graph(backend, files.graphs[name], threads, name) for name in graphs}
         try:
             return cls(files.contract, files.robot, files.sampler, runners)
-        except (ValueError, PolicyOutputError) as error:
+        except ValueError as error:
             raise BundleError(f"{files.path}: {error}") from None
 
     def start(self, seed: int, instruction: str | None = None, prefix: int = 0) -> Session:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from contracts import ContractMismatch, PolicyContract, PolicyObservation, load_robot
-from episodes.dataset import Dataset
+from episodes.dataset import Dataset, DatasetError
 from episodes.report import noise_carried_out, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
@@ -239,6 +239,15 @@ def test_episodes_do_not_depend_on_the_number_of_workers(tmp_path):
             second.episode(index).observations["observation.state"],
         )
     assert not resimulate_episode(first.episode(0), "state", tolerance=0.0).diverged
+
+
+def test_a_recording_that_was_stopped_is_completed_but_not_mixed_with_anothers(tmp_path):
+    record = tmp_path / "d"
+    for episodes in (1, 2):
+        assert evaluate(partial(ExpertRuntime, "reach"), "reach", episodes, record=record).episodes == episodes
+    assert [episode.seed for episode in Dataset(record).episodes] == [episode_seed("eval", 0, i) for i in range(2)]
+    with pytest.raises(DatasetError, match="already has an episode of 'reach' with seed 1; one of another seed"):
+        evaluate(lambda: Counting(_contract()), "reach", 1, record=record)
 
 
 def test_every_session_starts_from_the_seed_of_its_episode():

@@ -65,7 +65,7 @@ def test_errors_arrive_as_they_were_raised(run_pool):
 
 def test_a_worker_that_dies_is_an_error_that_says_so(run_pool):
     out, _ = run_pool([1, "die", 2]).communicate(timeout=60)
-    assert out.startswith("RuntimeError a worker process died")
+    assert out.startswith("ChildProcessError a worker process died")
 
 
 def test_workers_die_with_a_killed_parent(run_pool):
