@@ -93,8 +93,8 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly() -> None:
 
 
 def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "visuomotor", "collect", "reach", "--episodes", "1000", "--output", tmp_path / "d"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-m", "visuomotor", "collect", "reach", "--episodes", "1000", "--output", "d"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         while "reach" not in process.stderr.read(20):  # of its progress bar
             assert process.poll() is None
