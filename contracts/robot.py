@@ -114,12 +114,13 @@ class CommandChannel(Contract, frozen=True, kw_only=True):
         name: a joint's name, or a direction of the end effector's twist.
         unit: SI unit of the command ("1" where it has none).
         min, max: a command outside is never sent.
-        max_rate: largest change a second, in unit/s; the filter slows a faster one down. None: any.
+        max_rate: largest change a second, in unit/s; the filter slows a faster one down. None: any, which a position
+            that holds may not have.
         measured_by: the sensor field that this channel moves; None where nothing measures it.
         position_min, position_max: limits of that field, in its own unit: a command that would leave them, or would go
             further out, is stopped. None: no limit.
         hold: the command of the *hold* fallback: `zero` (a velocity), `last` (a gripper keeps its grip), `measured` (a
-            position stays where it was measured).
+            position stays where it was measured; one that is moved away takes that place along).
     """
 
     name: str

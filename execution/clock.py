@@ -28,15 +28,16 @@ class SteadyClock:
 
     def to_steady(self, stamp_ns: int) -> int:
         """The steady time of a stamp that was received now."""
-        self.follow()
+        self._follow()
         return stamp_ns + self._offset_ns
 
-    def steady_as_other_ns(self) -> int:
-        """The steady clock, told as the other was told at the latest reception: goes on when the other one stops."""
-        return self._steady_ns() - self._offset_ns
+    def to_other(self, steady_ns: int) -> int:
+        """The stamp of a steady time, for those who are told of it now: by the other clock as it is now."""
+        self._follow()
+        return steady_ns - self._offset_ns
 
-    def follow(self) -> None:
-        """Follow the other clock if it has jumped. At every reception, before `steady_as_other_ns`."""
+    def _follow(self) -> None:
+        """Follow the other clock if it has jumped."""
         offset_ns, uncertainty_ns = self._measure()
         if abs(offset_ns - self._offset_ns) > max(DEADBAND_NS, uncertainty_ns):
             self._offset_ns = offset_ns

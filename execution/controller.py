@@ -61,6 +61,7 @@ class ControllerCore:
 
     Attributes:
         counters: what was refused, limited or fallen back for, and each change of the mode.
+        refusal: why something was refused last, as `counters` has it; empty before the first.
         ages: commands that followed the policy, by their age: control periods from the observation that the newest
             chunk in the command answers to the time that the action was meant for.
     """
@@ -100,9 +101,10 @@ class ControllerCore:
         self._tilt = TiltGuard(robot, self._future_ns)
         self._integrating = robot.command.kind != "joint_position"
         self._takeover = Takeover(robot)
-        self._fallback = Fallback(robot, self._measurements)
+        self._fallback = Fallback(robot, self._measurements, self._filter)
         self._waiting = Mode.DAMP if robot.command.fallback == "damp" else Mode.HOLD
         self.counters: Counter[str] = Counter()
+        self.refusal = ""
         self.ages: Counter[int] = Counter()
         self._mode = Mode.INACTIVE
         self._active = False
@@ -164,6 +166,7 @@ class ControllerCore:
     def refuse(self, reason: str) -> None:
         """Count something that was dropped before it reached the core: a message that is not what it should be."""
         self.counters[f"refused.{reason}"] += 1
+        self.refusal = reason
 
     def on_chunk(self, chunk: ActionChunk, now_ns: int) -> bool:
         """Take an action chunk. Returns False if it was refused (and counted)."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import math
 import os
 import platform
 import time
@@ -123,16 +122,22 @@ class DeadlineLoop:
         self._last_ns = now_ns
         return now_ns
 
-    def restart(self, aligned_to_ns: int | None = None) -> None:
-        """Begin again with an empty account.
-
-        Args:
-            aligned_to_ns: ticks lie a whole number of periods after this steady time. None: the next is in a period.
-        """
-        now_ns = time.monotonic_ns()
-        self._origin_ns = now_ns if aligned_to_ns is None else aligned_to_ns
-        self._tick = math.floor((now_ns - self._origin_ns) * self.rate_hz / NANOSECONDS)
+    def restart(self) -> None:
+        """Begin again with an empty account; the next tick is in a period."""
+        self._origin_ns = time.monotonic_ns()
+        self._tick = 0
         self.reset_statistics()
+
+    def align(self, to_ns: int) -> None:
+        """Move the ticks to come, by at most half a period, to whole periods from the steady time `to_ns`.
+
+        The account takes the tick before for one that moved too: the interval that this changes is no error.
+        """
+        half_ns = self.period_ns // 2
+        moved_ns = (to_ns - self.next_deadline_ns + half_ns) % self.period_ns - half_ns
+        self._origin_ns += moved_ns
+        if self._last_ns:
+            self._last_ns += moved_ns
 
     def pause_garbage_collection(self) -> None:
         """Keep Python's collector from running in the middle of a tick; call `collect_in_slack` every tick instead."""

@@ -89,7 +89,7 @@ class SafetyFilter:
         values = [float(v) for v in command]
         if len(values) != len(self._channels):
             raise RefusedCommand("size", f"a command has {len(self._channels)} elements, not {len(values)}")
-        reach_s = max(dt_s, self._timeout_s) + age_s
+        reach_s = self.reach_s(dt_s, age_s)
         interventions: list[str] = []
         for index, channel in enumerate(self._channels):
             value = values[index]
@@ -108,6 +108,10 @@ class SafetyFilter:
             interventions += [f"{name}:{channel.name}" for name, a, b in stages if abs(a - b) > tolerance]
         return FilterResult(np.array(values, dtype=np.float64), tuple(interventions))
 
+    def reach_s(self, dt_s: float, age_s: float) -> float:
+        """Seconds for which a command may act on what was measured `age_s` ago, if none comes `dt_s` later."""
+        return max(dt_s, self._timeout_s) + age_s
+
     def _position(self, channel: CommandChannel, measured: Mapping[str, float]) -> float | None:
         field = channel.measured_by
         if field not in self.fields:
@@ -124,8 +128,7 @@ class SafetyFilter:
         high = math.inf if channel.position_max is None else channel.position_max
         if self._integrating:
             return min(max(value, min(0.0, (low - position) / reach_s)), max(0.0, (high - position) / reach_s))
-        lead = math.inf if channel.max_rate is None else channel.max_rate * reach_s
-        nearest, furthest = position - lead, position + lead  # a robot outside its limits is led back, not thrown
+        nearest, furthest = reachable(channel, position, reach_s)  # a robot outside its limits is led back, not thrown
         return min(max(value, min(max(low, nearest), furthest)), min(max(high, nearest), furthest))
 
     def _check_consistent(self, channel: CommandChannel, kept: float, ranged: float) -> None:
@@ -135,6 +138,17 @@ class SafetyFilter:
         low, high = (0.0, 0.0) if self._integrating else (channel.position_min, channel.position_max)
         if not min(kept, low) <= ranged <= max(kept, high):  # otherwise it is nearer to where it is safe
             raise RefusedCommand("limits", f"{channel.name}: nothing is within its range and its position limits")
+
+
+def reachable(channel: CommandChannel, position: float, reach_s: float) -> tuple[float, float]:
+    """Lowest and highest command, in the channel's unit, that leads a position channel no further than it may move.
+
+    Args:
+        position: what is measured.
+        reach_s: for how long it may move [s]; see `SafetyFilter.reach_s`.
+    """
+    lead = math.inf if channel.max_rate is None else channel.max_rate * reach_s
+    return position - lead, position + lead
 
 
 def _limit_rate(channel: CommandChannel, value: float, last: float, dt_s: float) -> float:

@@ -2,7 +2,8 @@
 
     ros2 launch visuomotor visuomotor.launch.py policy:=zoo/diffusion-drawer-open output:=runs/launched
 
-Processes, names and parameters come from `ros_nodes.graph`, as in `visuomotor run`. The death of a node ends them all.
+Processes, names and parameters come from `ros_nodes.graph`, as in `visuomotor run`. The death of a node ends them all,
+and so does a node that cannot be configured or activated: a robot must not go on without its recorder.
 """
 
 from __future__ import annotations
@@ -58,8 +59,17 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The nodes, once the arguments are known. Raises ContractMismatch or ValueError before anything starts."""
+    """The nodes, once the arguments are known.
+
+    Raises, before anything starts:
+        ContractMismatch: the policy does not fit the robot.
+        FileExistsError: the output already holds a recording.
+        ValueError: another argument cannot be used.
+    """
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
+    bag = Path(given["output"]).resolve() / "bag"
+    if bag.exists():
+        raise FileExistsError(f"{bag} already holds a recording: choose another output, or move it away")
     robot = load_robot(given["robot"])
     bundle = Path(given["policy"]).resolve()
     files = read_bundle(bundle)
@@ -74,7 +84,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         bundle=bundle,
         task=given["task"],
         seed=int(given["seed"]),
-        bag=Path(given["output"]).resolve() / "bag",
+        bag=bag,
         backend=given["backend"],
         stitching=given["stitching"],
         prefix=prefix,
@@ -91,7 +101,10 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def managed(node: NodeProcess, activate: bool) -> list[LaunchDescriptionEntity]:
-    """One node: started, configured, and activated as soon as it is configured."""
+    """One node: started, configured, and activated as soon as it is configured. If that fails, all end.
+
+    One that an operator activates may refuse: it says why, and may be asked again.
+    """
     parameters = {name: value for name, value in node.parameters.items() if value != []}
     action = LifecycleNode(
         package="visuomotor",
@@ -105,10 +118,18 @@ def managed(node: NodeProcess, activate: bool) -> list[LaunchDescriptionEntity]:
     )
     this = matches_action(action)
     activation = EmitEvent(event=ChangeState(lifecycle_node_matcher=this, transition_id=Transition.TRANSITION_ACTIVATE))
-    configured = OnStateTransition(
-        target_lifecycle_node=action, start_state="configuring", goal_state="inactive", entities=[activation]
-    )
+
+    def after(start_state: str | None, goal_state: str, what: LaunchDescriptionEntity) -> RegisterEventHandler:
+        transition = OnStateTransition(
+            target_lifecycle_node=action, start_state=start_state, goal_state=goal_state, entities=[what]
+        )
+        return RegisterEventHandler(transition)
+
+    failure = Shutdown(reason=f"{node.name} could not be configured or activated, or failed")
+    handlers = [after("configuring", "unconfigured", failure), after(None, "errorprocessing", failure)]
+    if activate:
+        handlers += [after("configuring", "inactive", activation), after("activating", "inactive", failure)]
     configuration = EmitEvent(
         event=ChangeState(lifecycle_node_matcher=this, transition_id=Transition.TRANSITION_CONFIGURE)
     )
-    return [*([RegisterEventHandler(configured)] if activate else []), action, configuration]
+    return [*handlers, action, configuration]

@@ -14,8 +14,6 @@ from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_msgs.msg import Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -35,7 +33,7 @@ from ros_nodes.conversions import (
     sensor_message_type,
     stamp_ns,
 )
-from ros_nodes.managed_node import ManagedNode
+from ros_nodes.managed_node import WARN_EVERY_S, ManagedNode, RefusedTransition
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
 
 REALTIME_PRIORITY = 50
@@ -46,6 +44,7 @@ is no chance before which tick of the robot it arrives."""
 QUIET_NS = 1_000_000  # before a deadline no callback begins ...
 QUIET_FRACTION = 0.2  # ... or in this part of a short period
 DIAGNOSTICS_S = 1.0
+FOLLOWING = (Mode.STAND_UP, Mode.RUN)  # a command's reasons are then what the safety filter changed
 LEVELS = {
     Mode.INACTIVE: DiagnosticStatus.OK,
     Mode.STAND_UP: DiagnosticStatus.OK,
@@ -82,22 +81,20 @@ class ControllerNode(ManagedNode):
         self._counted: Counter[str] = Counter()
         self._counted_ages: Counter[int] = Counter()
         self._published_mode: Mode | None = None
+        self._reasons: tuple[str, ...] = ()  # why it does not follow the policy
+        self._said = ""
+        self._following = False  # since the latest activation, now or before
 
     # --- lifecycle
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Load the contract and listen."""
-        try:
-            self._robot = load_robot(self.get_parameter("robot").value)
-            stitching = make_stitching(self.get_parameter("stitching").value)
-            # The robot obeys from its next tick on, 1 - PHASE periods from now. Half a period more is the middle of the
-            # action that is meant for that tick: neither side's jitter picks a neighbour.
-            lead_ns = round((1.5 - PHASE) * self._robot.control_period_s * NANOSECONDS)
-            core = ControllerCore(self._robot, stitching, lead_ns=lead_ns)
-        except ValueError as error:  # of the contract or of the stitching
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
-        self._core = core
+        self._robot = load_robot(self.get_parameter("robot").value)
+        stitching = make_stitching(self.get_parameter("stitching").value)
+        # The robot obeys from its next tick on, 1 - PHASE periods from now. Half a period more is the middle of the
+        # action that is meant for that tick: neither side's jitter picks a neighbour.
+        lead_ns = round((1.5 - PHASE) * self._robot.control_period_s * NANOSECONDS)
+        self._core = core = ControllerCore(self._robot, stitching, lead_ns=lead_ns)
         self._figures = DeadlineLoop(self._robot.control_rate_hz).statistics() | {
             "counters": {},
             "action_age_steps": {},
@@ -105,63 +102,22 @@ class ControllerNode(ManagedNode):
         self.get_logger().info(f"{self._robot.name} at {self._robot.control_rate_hz:g} Hz, {self._scheduling}")
         self._connect(self._robot, core)
         self._publish_mode(core.mode)
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         """Take charge of the robot; refused while stopped."""
         core = self._configured()
         if not core.activate(time.monotonic_ns()):
             why = ", ".join(core.stop_reasons)
-            self.get_logger().error(f"stopped ({why}); call ~/reset_controller when it is safe to go on")
-            return TransitionCallbackReturn.FAILURE
+            raise RefusedTransition(f"stopped ({why}); call ~/reset_controller when it is safe to go on")
         self._counted, self._counted_ages = Counter(core.counters), Counter(core.ages)
         self.loop = DeadlineLoop(self._robot.control_rate_hz)
         self.loop.pause_garbage_collection()
-        tick_ns = core.robot_tick_ns
-        self.loop.restart(None if tick_ns is None else tick_ns + round(PHASE * self.loop.period_ns))
-        return TransitionCallbackReturn.SUCCESS
+        self.loop.restart()
+        self._align()
+        self._following = False
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def deactivate(self) -> None:
         """Hold, and give up charge."""
-        self._end_control()
-        return TransitionCallbackReturn.SUCCESS
-
-    def close(self) -> None:
-        """Hold and let go."""
-        self._end_control()
-        self._disconnect()
-
-    # --- control
-
-    def tick(self) -> None:
-        """One control period."""
-        command = self._configured().step(time.monotonic_ns())
-        self._send(command)
-        self._publish_mode(command.mode)
-
-    def statistics(self) -> dict[str, Any]:
-        """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode.
-
-        `action_age_steps`: commands by their age in control periods (`ControllerCore.ages`).
-        """
-        core = self._configured()
-        if self.loop is not None:
-            ages = {str(age): count for age, count in sorted((core.ages - self._counted_ages).items())}
-            counted = {"counters": dict(core.counters - self._counted), "action_age_steps": ages}
-            self._figures = self.loop.statistics() | counted
-        state = {"mode": str(core.mode), "stopped_by": list(core.stop_reasons), "scheduling": self._scheduling}
-        return self._figures | state
-
-    def _send(self, command: Command) -> None:
-        if command.values is not None:
-            self._command_publisher.publish(command_message(command.values, self._robot))
-
-    def _publish_mode(self, mode: Mode) -> None:
-        if mode is not self._published_mode:
-            self._published_mode = mode
-            self._mode_publisher.publish(String(data=str(mode)))
-
-    def _end_control(self) -> None:
         if self.loop is None:
             return
         core, now_ns = self._configured(), time.monotonic_ns()
@@ -169,8 +125,66 @@ class ControllerNode(ManagedNode):
         self.loop.resume_garbage_collection()
         self.loop = None
         core.deactivate(now_ns)
-        self._send(core.step(now_ns))
-        self._publish_mode(core.mode)
+        self._obey(core.step(now_ns))
+
+    def close(self) -> None:
+        """Hold and let go."""
+        self.deactivate()
+        self._disconnect()
+
+    # --- control
+
+    def tick(self) -> None:
+        """One control period."""
+        command = self._configured().step(time.monotonic_ns())
+        self._obey(command)
+        if not self._following:  # the robot may have begun to measure after the activation
+            self._align()
+            self._following = command.mode in FOLLOWING
+
+    def statistics(self) -> dict[str, Any]:
+        """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode.
+
+        `action_age_steps`: commands by their age in control periods (`ControllerCore.ages`). `reasons`: why it does not
+        follow the policy now.
+        """
+        core = self._configured()
+        if self.loop is not None:
+            ages = {str(age): count for age, count in sorted((core.ages - self._counted_ages).items())}
+            counted = {"counters": dict(core.counters - self._counted), "action_age_steps": ages}
+            self._figures = self.loop.statistics() | counted
+        state = {"mode": str(core.mode), "stopped_by": list(core.stop_reasons), "reasons": list(self._reasons)}
+        return self._figures | state | {"scheduling": self._scheduling}
+
+    def _align(self) -> None:
+        """Put the next ticks where PHASE says, if the robot's are known."""
+        tick_ns = self._configured().robot_tick_ns
+        if self.loop is not None and tick_ns is not None:
+            self.loop.align(tick_ns + round(PHASE * self.loop.period_ns))
+
+    def _obey(self, command: Command) -> None:
+        """Send what the core wants sent, and tell what it does."""
+        if command.values is not None:
+            self._command_publisher.publish(command_message(command.values, self._robot))
+        self._publish_mode(command.mode)
+        self._reasons = () if command.mode in FOLLOWING else command.reasons
+        if (doing := self._doing()) != self._said and self._log(doing):
+            self._said = doing
+
+    def _doing(self) -> str:
+        """The mode, and why it is not another."""
+        return ": ".join(filter(None, (self._configured().mode, ", ".join(self._reasons))))
+
+    def _log(self, doing: str) -> bool:
+        """Say it, at most once a second: a robot that falters must not fill the disk. False if nothing was said."""
+        if self._reasons:
+            return bool(self.get_logger().warning(doing, throttle_duration_sec=WARN_EVERY_S))
+        return bool(self.get_logger().info(doing, throttle_duration_sec=WARN_EVERY_S))
+
+    def _publish_mode(self, mode: Mode) -> None:
+        if mode is not self._published_mode:
+            self._published_mode = mode
+            self._mode_publisher.publish(String(data=str(mode)))
 
     def _configured(self) -> ControllerCore:
         assert self._core is not None  # rclpy's state machine lets nothing come before configure
@@ -179,43 +193,27 @@ class ControllerNode(ManagedNode):
     # --- topics and services
 
     def _connect(self, robot: RobotContract, core: ControllerCore) -> None:
-        self._command_publisher = self.create_publisher(Float64MultiArray, robot.command.topic, qos.COMMAND)
-        self._mode_publisher = self.create_publisher(String, "controller_state", qos.LATCHED)
-        diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATUS)
-        publishers = (self._command_publisher, self._mode_publisher, diagnostics)
-        subscriptions = [
-            self.create_subscription(
-                sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR
-            )
-            for sensor in core.needed_sensors
-        ]
-        subscriptions += [
-            self.create_subscription(JointTrajectory, "action_chunk", self._on_chunk, qos.CHUNK),
-            self.create_subscription(Header, "heartbeat", self._on_heartbeat, qos.HEARTBEAT),
-        ]
-        services = [
-            self.create_service(Trigger, "~/statistics", self._on_statistics),
-            self.create_service(Trigger, "~/reset_controller", self._on_reset),
-        ]
-        timer = self.create_timer(
-            DIAGNOSTICS_S,
-            lambda: diagnostics.publish(self._diagnostics()),
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
-        self._entities = [(self.destroy_publisher, p) for p in publishers]
-        self._entities += [(self.destroy_subscription, s) for s in subscriptions]
-        self._entities += [(self.destroy_service, s) for s in services]
-        self._entities.append((self.destroy_timer, timer))
+        self._command_publisher = self._advertise(Float64MultiArray, robot.command.topic, qos.COMMAND)
+        self._mode_publisher = self._advertise(String, "controller_state", qos.LATCHED)
+        diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
+        for sensor in core.needed_sensors:
+            self._listen(sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR)
+        self._listen(JointTrajectory, "action_chunk", self._on_chunk, qos.CHUNK)
+        self._listen(Header, "heartbeat", self._on_heartbeat, qos.HEARTBEAT)
+        self._offer("~/statistics", self._on_statistics)
+        self._offer("~/reset_controller", self._on_reset)
+        self._every(DIAGNOSTICS_S, lambda: diagnostics.publish(self._diagnostics()))
 
     def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
         core = self._configured()
         try:
             names, values = sensor_fields(message, sensor)
         except MessageError as error:
-            core.refuse(f"sensor.{sensor.name}.{error.reason}")
+            self._refuse(f"sensor.{sensor.name}.{error.reason}", error)
             return
         stamp = self._steady.to_steady(stamp_ns(message.header.stamp))
-        core.on_fields(sensor.name, stamp, names, values, time.monotonic_ns())
+        if not core.on_fields(sensor.name, stamp, names, values, time.monotonic_ns()):
+            self._warn_refused(core.refusal)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         core = self._configured()
@@ -223,19 +221,24 @@ class ControllerNode(ManagedNode):
         try:
             chunk = chunk_from_message(message, round(self._robot.control_period_s * 1e9), start_ns)
         except MessageError as error:
-            core.refuse(f"chunk.{error.reason}")
+            self._refuse(f"chunk.{error.reason}", error)
             return
-        core.on_chunk(chunk, time.monotonic_ns())
+        if not core.on_chunk(chunk, time.monotonic_ns()):
+            self._warn_refused(core.refusal)
 
     def _on_heartbeat(self, message: Header) -> None:
         now_ns = time.monotonic_ns()
         age_s = (now_ns - self._steady.to_steady(stamp_ns(message.stamp))) / 1e9
         if age_s > self._robot.task.heartbeat_timeout_s:
-            self._configured().refuse("heartbeat.stale")
+            self._refuse("heartbeat.stale", f"{age_s:.3f} s old")
         elif age_s < -FUTURE_PERIODS * self._robot.control_period_s:
-            self._configured().refuse("heartbeat.future")
+            self._refuse("heartbeat.future", f"{-age_s:.3f} s ahead of this computer's clock")
         else:
             self._configured().on_heartbeat(now_ns)
+
+    def _refuse(self, reason: str, why: object) -> None:
+        self._configured().refuse(reason)
+        self._warn_refused(f"{reason}: {why}")
 
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success, response.message = True, json.dumps(self.statistics())
@@ -245,6 +248,7 @@ class ControllerNode(ManagedNode):
         core = self._configured()
         before = core.mode
         core.reset(time.monotonic_ns())
+        self._reasons = ()
         self._publish_mode(core.mode)
         response.success, response.message = True, f"{before} -> {core.mode}"
         return response
@@ -254,7 +258,7 @@ class ControllerNode(ManagedNode):
         status = DiagnosticStatus(
             level=LEVELS[core.mode],
             name=f"{self.get_name()}: control loop",
-            message=str(core.mode),
+            message=self._doing(),
             hardware_id=self._robot.name,
         )
         status.values = [KeyValue(key=key, value=json.dumps(value)) for key, value in statistics.items()]

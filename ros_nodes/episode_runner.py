@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from contracts import RobotContract
@@ -27,7 +27,8 @@ class EpisodeRunner:
 
     Args:
         names: the graph's nodes.
-        task: what the simulated body is set up for.
+        task: what the simulated body is set up for, or the name of what a real robot does.
+        instruction: that in the words that the policy is told; for the recording of a real robot.
         observation_set: what the policy sees; for the recording.
         steps: control periods that an episode may take.
         alive: tells whether a node's process still runs.
@@ -40,6 +41,7 @@ class EpisodeRunner:
         names: Collection[str],
         robot: RobotContract,
         task: str,
+        instruction: str,
         observation_set: str,
         steps: int,
         alive: Callable[[str], bool],
@@ -49,11 +51,13 @@ class EpisodeRunner:
         self._names = list(names)
         self._robot = robot
         self._task = task
+        self._instruction = instruction
         self._observation_set = observation_set
         self._steps = steps
         self._alive = alive
         self._recording = False
         self._moving = False
+        self._stopped_by: Sequence[str] = ()  # in the latest episode
         self._director = None if plan is None else WalkDirector(client.node, robot, plan)
 
     def bring_up(self) -> None:
@@ -66,33 +70,44 @@ class EpisodeRunner:
     def run(self, index: int, seed: int) -> EpisodeRow:
         """One episode: a new file, a new start, then the policy drives until success or the time limit.
 
-        Where success is not to fail, such as in walking, it drives until failure or the time limit.
+        Where success is not to fail, such as in walking, it drives until failure or the time limit. When the controller
+        stops for good, the episode ends too, and was no success: of a real robot nobody else may say that it fell.
 
         The policy's session starts with the episode's seed, as in `visuomotor eval`.
+
+        Raises:
+            GraphError: a node does not answer or refuses, the recording has ended, or the controller never began to
+                follow the policy: the next episode would fare no better. Or it stopped a real robot in the episode
+                before: that must not get up again before a person has looked at it.
         """
         client = self._client
+        if self._stopped_by and self._robot.body == "external":
+            why = ", ".join(self._stopped_by)
+            raise GraphError(CONTROLLER, f"stopped in the episode before ({why}): see to the robot, then run again")
         if BODY in self._names:
             client.set_parameters(BODY, {"task": self._task, "seed": seed}, ANSWER_S)
             client.trigger(BODY, "reset", RESET_S)  # announces the episode, with which the recorder begins a file
         else:
-            client.announce_episode(self._task, seed, index, self._observation_set)
+            client.announce_episode(self._task, self._instruction, seed, index, self._observation_set)
         if not self._recording:
             self._recording = True
             client.transition([RECORDER], "activate", ANSWER_S)
             if BODY in self._names:  # after the recorder: the recording has every period from the first on
                 client.transition([BODY], "activate", ANSWER_S)
         client.set_parameters(POLICY, {"seed": seed}, ANSWER_S)
-        client.succeeded = client.failed = client.running = False
+        client.succeeded = client.failed = client.running = client.stopped = False
         client.trigger(CONTROLLER, "reset_controller", ANSWER_S)
         self._moving = True
         client.transition([CONTROLLER], "activate", ANSWER_S)
         client.transition([POLICY], "activate", ANSWER_S)
-        running = client.wait_until(lambda: client.running, self._robot.task.stand_up_s + FIRST_CHUNK_S)
+        ready_s = self._robot.task.stand_up_s + FIRST_CHUNK_S
+        if not client.wait_until(lambda: client.running or client.stopped, ready_s):
+            raise GraphError(CONTROLLER, f"does not follow the policy within {ready_s:g} s: {self._why_it_waits()}")
         before = self._figures()
         if self._director is not None:
             self._director.start(seed)
         start, stolen = time.monotonic(), stolen_seconds()
-        success = self._drive(running)
+        success, stopped = self._drive(), client.stopped
         seconds, stolen = time.monotonic() - start, stolen_seconds() - stolen
         figures = self._figures()  # before it is let go and sinks: that is no fall
         self.hold()
@@ -102,7 +117,9 @@ class EpisodeRunner:
         if figures:
             success = success and bool(figures["stood"])  # who still lies where it lay did not fall, but did not walk
             figures = walk_figures(before, figures)
-        return self._row(index, seed, success, seconds, stolen, figures)
+        row = self._row(index, seed, success, stopped, seconds, stolen, figures)
+        self._stopped_by = row.stopped_by
+        return row
 
     def hold(self) -> bool:
         """Stop the policy, then let the controller hold and end; True when both that are alive have confirmed it.
@@ -119,12 +136,19 @@ class EpisodeRunner:
         asked = [self._client.begin_transition(n, "deactivate") for n in (POLICY, CONTROLLER) if self._alive(n)]
         return self._client.wait_for(asked, HOLD_S)
 
-    def _drive(self, running: bool) -> bool:
+    def _drive(self) -> bool:
         """Wait for the end of the episode; whether it was a success."""
         client, limit_s = self._client, self._steps * self._robot.control_period_s
         if is_sustained(self._robot):
-            return not client.wait_until(lambda: client.failed, limit_s) and running
-        return client.wait_until(lambda: client.succeeded, limit_s)
+            return not client.wait_until(lambda: client.failed or client.stopped, limit_s)
+        client.wait_until(lambda: client.succeeded or client.stopped, limit_s)
+        return client.succeeded
+
+    def _why_it_waits(self) -> str:
+        """What controller and policy say of it."""
+        controller, missing = self._statistics(CONTROLLER), self._statistics(POLICY)["waiting_for"]
+        reasons = [*controller["reasons"], *([f"{POLICY}: {missing}"] if missing else [])]
+        return ", ".join(reasons) or str(controller["mode"])
 
     def _figures(self) -> dict[str, float]:
         """The body's sums since the episode's start; empty where none keeps any."""
@@ -133,7 +157,14 @@ class EpisodeRunner:
         return dict(self._statistics(BODY)["episode"])
 
     def _row(
-        self, index: int, seed: int, success: bool, seconds: float, stolen_s: float, figures: Mapping[str, float]
+        self,
+        index: int,
+        seed: int,
+        success: bool,
+        stopped: bool,
+        seconds: float,
+        stolen_s: float,
+        figures: Mapping[str, float],
     ) -> EpisodeRow:
         controller = self._statistics(CONTROLLER)
         policy = self._statistics(POLICY)
@@ -147,6 +178,7 @@ class EpisodeRunner:
             episode=index,
             seed=seed,
             success=success,
+            stopped_by=tuple(controller["stopped_by"]) if stopped else (),
             steps=round(seconds * self._robot.control_rate_hz),
             seconds=round(seconds, 4),
             stolen_s=round(stolen_s, 2),

@@ -62,6 +62,7 @@ class GraphClient:
         self.succeeded = False  # the body said so since this was last made False
         self.failed = False  # likewise: it said that the robot has not (or no longer) succeeded
         self.running = False  # the controller follows the policy
+        self.stopped = False  # the controller has fallen back for good
         self.discovery_s = discovery_s(environment)  # after which nodes that are up have found each other
         with _environment(environment):  # read when the participant is made
             rclpy.init(
@@ -157,9 +158,16 @@ class GraphClient:
         command = command_from_message(deserialize_message(self._last_command, Float64MultiArray), self._robot)
         self._commands.publish(command_message(np.where(zero, 0.0, command), self._robot))
 
-    def announce_episode(self, task: str, seed: int, episode: int, observation_set: str) -> None:
-        """Publish what the recording must know of an episode, where no simulated body does."""
-        said = {"robot": self._robot.name, "task": task, "task_name": task, "seed": seed, "episode": episode}
+    def announce_episode(self, name: str, instruction: str, seed: int, episode: int, observation_set: str) -> None:
+        """Publish what the recording must know of an episode, where no simulated body does.
+
+        Args:
+            name: of the task.
+            instruction: that in words.
+            seed, episode: numbers of the episode, in its task and in the recording.
+            observation_set: what the policy sees.
+        """
+        said = {"robot": self._robot.name, "task": instruction, "task_name": name, "seed": seed, "episode": episode}
         self._episode_publisher.publish(String(data=json.dumps(said | {"observation_set": observation_set})))
 
     def close(self) -> None:
@@ -231,6 +239,7 @@ class GraphClient:
 
     def _on_controller_state(self, message: String) -> None:
         self.running = message.data == Mode.RUN
+        self.stopped = message.data == Mode.STOPPED
         self._monitor.wake()
 
     def _on_command(self, message: bytes) -> None:

@@ -103,9 +103,20 @@ class InferenceThread:
         stuck = busy_since is not None and time.monotonic() - busy_since > limit_s
         return self._running and self._thread.is_alive() and not stuck
 
+    @property
+    def waiting_for(self) -> str | None:
+        """What is missing or stale now, so that there is no observation; None if nothing, and after the end."""
+        with self._condition:
+            try:
+                if self._running:
+                    self._assembler.stamp_ns(self._now_ns())
+            except NotReady as missing:
+                return missing.reason
+            return None
+
     def statistics(self) -> dict[str, Any]:
-        """`inference_ms` and `observation_age_ms` (at the chunk's publication) {p50, p99}, `chunks`, `counters`, and
-        `residual_noise`, the session's.
+        """`inference_ms` and `observation_age_ms` (at the chunk's publication) {p50, p99}, `chunks`, `counters`,
+        `residual_noise`, the session's, and `waiting_for`.
         """
         with self._condition:
             inference, age, counters = list(self._inference_ms), list(self._age_ms), dict(self._counters)
@@ -115,6 +126,7 @@ class InferenceThread:
             "observation_age_ms": _percentiles(age),
             "chunks": len(inference),
             "counters": counters,
+            "waiting_for": self.waiting_for,
         }
 
     def _run(self) -> None:

@@ -20,7 +20,6 @@ from functools import partial
 import numpy as np
 from geometry_msgs.msg import WrenchStamped
 from numpy.typing import NDArray
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.subscription import MessageInfo
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Bool, Float64MultiArray, Header, String
@@ -42,7 +41,7 @@ from ros_nodes.conversions import (
     to_stamp,
 )
 from ros_nodes.managed_node import ManagedNode
-from ros_nodes.node_main import run_node
+from ros_nodes.node_main import run_node, spin_with_thread
 from ros_nodes.pushes import push_from_message, push_message
 
 LOOP_ANSWER_S = 60.0  # for the physics loop to carry out a request: another task compiles another model
@@ -85,37 +84,24 @@ class MujocoNode(ManagedNode):
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Load the robot and its world, announce the topics; nothing moves yet."""
-        try:
-            self._robot = load_robot(self._text("robot"))
-            names = [name for name in self.get_parameter("cameras").value if name]
-            self._cameras = [self._robot.camera(name) for name in names]
-        except ValueError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+        self._robot = load_robot(self._text("robot"))
+        self._cameras = [self._robot.camera(name) for name in self.get_parameter("cameras").value if name]
         self._connect()
         self._closing.clear()
         self._loop = DeadlineLoop(self._robot.control_rate_hz)
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
         self._thread.start()
-        try:
-            self._in_loop(self._make_body)
-        except (ValueError, ImportError, TimeoutError) as error:
-            self.close()
-            self.get_logger().error(f"no world: {error}")
-            return TransitionCallbackReturn.FAILURE
-        return TransitionCallbackReturn.SUCCESS
+        self._in_loop(self._make_body)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         """Let time pass: physics and sensors run."""
         self._running = True
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def deactivate(self) -> None:
         """Stop time."""
         self._running = False
-        return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
         """End the physics loop and let go."""
@@ -125,6 +111,11 @@ class MujocoNode(ManagedNode):
             self._thread.join(timeout=THREAD_END_S)
             self._thread = None
         self._disconnect()
+
+    @property
+    def died(self) -> bool:
+        """True when an error ended the physics (its traceback is on stderr)."""
+        return self._thread is not None and not self._thread.is_alive() and not self._closing.is_set()
 
     # -- callbacks ---------------------------------------------------------------------------------------------------
 
@@ -197,8 +188,10 @@ class MujocoNode(ManagedNode):
         work, done = self._requests.get()
         try:
             done.set_result(work())
-        except (ValueError, ImportError) as error:  # no such task, no such simulator: the caller is told
-            done.set_exception(error)
+        except Exception as error:
+            done.set_exception(error)  # nobody waits for an answer in vain
+            if not isinstance(error, (ValueError, ImportError)):  # no such task, no such simulator: it lives on
+                raise
 
     def _tick(self, body: Body, now_ns: int) -> None:
         stamp = self.get_clock().now().nanoseconds
@@ -258,33 +251,25 @@ class MujocoNode(ManagedNode):
         robot = self._robot
         self._sensors = [sensor for sensor in robot.sensors if not sensor.is_request]
         self._sensor_publishers = {
-            s.name: self.create_publisher(sensor_message_type(s), s.topic, qos.SENSOR) for s in self._sensors
+            s.name: self._advertise(sensor_message_type(s), s.topic, qos.SENSOR) for s in self._sensors
         }
-        self._camera_publishers = {c.name: self.create_publisher(Image, c.topic, qos.SENSOR) for c in self._cameras}
-        self._applied_publisher = self.create_publisher(JointState, "applied_command", qos.STATUS)
-        self._success_publisher = self.create_publisher(Bool, "success", qos.STATUS)
-        self._episode_publisher = self.create_publisher(String, "episode", qos.LATCHED)
-        publishers = [*self._sensor_publishers.values(), *self._camera_publishers.values(), self._applied_publisher]
-        publishers += [self._success_publisher, self._episode_publisher]
-        commands = self.create_subscription(Float64MultiArray, robot.command.topic, self._on_command, qos.COMMAND)
-        reset = self.create_service(Trigger, "~/reset", self._on_reset)
-        statistics = self.create_service(Trigger, "~/statistics", self._on_statistics)
-        self._entities = [(self.destroy_publisher, publisher) for publisher in publishers]
-        self._entities += [(self.destroy_subscription, commands)]
-        self._entities += [(self.destroy_service, service) for service in (reset, statistics)]
+        self._camera_publishers = {c.name: self._advertise(Image, c.topic, qos.SENSOR) for c in self._cameras}
+        self._applied_publisher = self._advertise(JointState, "applied_command", qos.STATUS)
+        self._success_publisher = self._advertise(Bool, "success", qos.STATUS)
+        self._episode_publisher = self._advertise(String, "episode", qos.LATCHED)
+        self._listen(Float64MultiArray, robot.command.topic, self._on_command, qos.COMMAND)
+        self._offer("~/reset", self._on_reset)
+        self._offer("~/statistics", self._on_statistics)
         if robot.body == "quadruped":
             self._connect_walker()
 
     def _connect_walker(self) -> None:
         """What moves a walking robot besides its commands, and what it is asked for."""
-        self._push_publisher = self.create_publisher(WrenchStamped, "applied_push", qos.STATUS)
-        subscriptions = [self.create_subscription(WrenchStamped, "push", self._on_push, qos.SENSOR)]
+        self._push_publisher = self._advertise(WrenchStamped, "applied_push", qos.STATUS)
+        self._listen(WrenchStamped, "push", self._on_push, qos.SENSOR)
         for sensor in self._robot.sensors:
             if sensor.is_request:
-                kind, heard = sensor_message_type(sensor), partial(self._on_request, sensor)
-                subscriptions.append(self.create_subscription(kind, sensor.topic, heard, qos.SENSOR))
-        self._entities.append((self.destroy_publisher, self._push_publisher))
-        self._entities += [(self.destroy_subscription, subscription) for subscription in subscriptions]
+                self._listen(sensor_message_type(sensor), sensor.topic, partial(self._on_request, sensor), qos.SENSOR)
 
     def _in_loop(self, work: Callable[[], None]) -> None:
         """Let the physics thread do something between two periods. Raises what it raised, or TimeoutError."""
@@ -301,7 +286,7 @@ class MujocoNode(ManagedNode):
 
 def main() -> int:
     """Run the node until SIGINT or SIGTERM."""
-    return run_node(MujocoNode)
+    return run_node(MujocoNode, spin=spin_with_thread)
 
 
 if __name__ == "__main__":

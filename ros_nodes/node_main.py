@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
@@ -29,18 +28,21 @@ class NodeProcess(Protocol):
 
 
 class Stop:
-    """Set by SIGINT and SIGTERM, or by the node itself: `stop()` ends the process cleanly."""
+    """Set by SIGINT and SIGTERM, or by the node itself: `stop()` ends the process cleanly.
+
+    No threading.Event: that has a lock, on which a second signal within the handler of the first would wait forever.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._asked = False
 
     def __call__(self) -> None:
         """Ask the process to end."""
-        self._event.set()
+        self._asked = True
 
     def __bool__(self) -> bool:
         """True when the process was asked to end."""
-        return self._event.is_set()
+        return self._asked
 
 
 class Executor:
@@ -103,6 +105,18 @@ def run_node(
     finally:
         rclpy.try_shutdown()
     return 0
+
+
+def spin_with_thread(node: Any, executor: Executor, stop: Stop) -> None:
+    """The loop of a node whose work is in a thread of its own.
+
+    Raises:
+        RuntimeError: an error ended that thread (`node.died`): the process ends too, so that everyone sees it.
+    """
+    while not stop and rclpy.ok():
+        executor.spin_once(WAIT_S)
+        if node.died:
+            raise RuntimeError(f"a thread of {node.get_name()} ended with the error above")
 
 
 def _run(factory: Callable[[], Any], spin: Callable[[Any, Executor, Stop], None], stop: Stop) -> None:

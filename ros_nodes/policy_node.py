@@ -7,24 +7,23 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import rclpy
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from contracts import Camera, ContractError, PolicyContract, RobotContract, Sensor, check_compatible, load_robot
+from contracts import Camera, PolicyContract, RobotContract, Sensor, check_compatible, load_robot
 from execution.chunk import ActionChunk
 from execution.clock import SteadyClock
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.observation import Observation, ObservationAssembler
-from policies.runtime import BundleError, Runtime, Session
+from policies.runtime import Runtime, Session
 from ros_nodes import qos
 from ros_nodes.conversions import (
     MessageError,
@@ -37,13 +36,15 @@ from ros_nodes.conversions import (
 )
 from ros_nodes.imagination import ImaginationTopics
 from ros_nodes.inference import InferenceThread
-from ros_nodes.managed_node import ManagedNode
-from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
+from ros_nodes.managed_node import ManagedNode, RefusedTransition
+from ros_nodes.node_main import run_node, spin_with_thread
 
 HEARTBEAT_HZ = 100.0
 HEARTBEAT_PRIORITY = 40  # below the controller's
 WARM_UP_INFERENCES = 3
 STOP_S = 2.0  # an inference that was begun is waited for this long
+SAY_WAITING_S = 2.0  # how often it says what it waits for
+NOT_NEWER = "its stamp is not newer than the last one's"
 FUTURE_PERIODS = 1.0  # a stamp may be this many control periods ahead: clocks of two machines agree that well
 
 
@@ -101,58 +102,47 @@ class PolicyNode(ManagedNode):
 
     # --- lifecycle
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Load the policy, compare the contracts, warm up, and listen."""
-        try:
-            self._robot = load_robot(self._parameter("robot"))
-            self._runtime = Runtime.load(
-                self._parameter("bundle"), self._parameter("backend"), self._parameter("threads")
-            )
-            check_compatible(self._runtime.contract, self._robot)
-            session = self._start(seed=0)
-            imagine_hz = self._parameter("imagine_hz")
-            self._imagination = ImaginationTopics(self, self._robot, session, imagine_hz) if imagine_hz else None
-        except (ContractError, BundleError, ValueError) as error:
-            self.get_logger().error(f"cannot use this policy: {error}")
-            return TransitionCallbackReturn.FAILURE
+        self._robot = load_robot(self._parameter("robot"))
+        self._runtime = Runtime.load(self._parameter("bundle"), self._parameter("backend"), self._parameter("threads"))
+        check_compatible(self._runtime.contract, self._robot)
+        session = self._start(seed=0)
+        imagine_hz = self._parameter("imagine_hz")
+        self._imagination = ImaginationTopics(self, self._robot, session, imagine_hz) if imagine_hz else None
         self._warm_up(session)
         self._connect(self._robot, self._runtime.contract)
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def activate(self) -> None:
         """Begin an episode."""
         if self._inference is not None and not self._inference.stop(0.0):
-            self.get_logger().error("an inference of the episode before still runs")
-            return TransitionCallbackReturn.FAILURE
+            raise RefusedTransition("an inference of the episode before still runs")
         contract, seed = self._runtime.contract, self._parameter("seed")
         if seed < 0:
-            self.get_logger().error(f"seed {seed} is negative")
-            return TransitionCallbackReturn.FAILURE
-        try:
-            session = self._start(seed)
-        except ValueError as error:
-            self.get_logger().error(f"cannot begin an episode: {error}")
-            return TransitionCallbackReturn.FAILURE
+            raise ValueError(f"seed {seed} is negative")
+        session = self._start(seed)
         self._inference = InferenceThread(
             ObservationAssembler(self._robot, contract),
             contract,
             session,
-            self._steady.steady_as_other_ns,
+            self._steady.now_ns,
             partial(self._publish_chunk, session),
         )
         limit_s = self._robot.task.chunk_timeout_s
         healthy = partial(self._inference.healthy, limit_s)
         self._heartbeat = Heartbeat(self._heartbeat_publisher, lambda: self.get_clock().now().to_msg(), healthy)
-        return TransitionCallbackReturn.SUCCESS
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def deactivate(self) -> None:
         """End the episode: no more chunks, no more signs of life."""
-        self._end_episode()
-        return TransitionCallbackReturn.SUCCESS
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+        if self._inference is not None and not self._inference.stop(STOP_S):
+            self.get_logger().warning(f"an inference still runs {STOP_S} s after the end of the episode")
 
     def close(self) -> None:
         """End the episode and let go."""
-        self._end_episode()
+        self.deactivate()
         if self._imagination is not None:
             self._imagination.close()
             self._imagination = None
@@ -164,13 +154,6 @@ class PolicyNode(ManagedNode):
         return self._inference is not None and self._inference.died
 
     # --- the episode
-
-    def _end_episode(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.stop()
-            self._heartbeat = None
-        if self._inference is not None and not self._inference.stop(STOP_S):
-            self.get_logger().warning(f"an inference still runs {STOP_S} s after the end of the episode")
 
     def _start(self, seed: int) -> Session:
         """A session of what the parameters ask for. Raises ValueError: the policy cannot do it."""
@@ -189,45 +172,41 @@ class PolicyNode(ManagedNode):
         self.get_logger().info(f"{contract.policy} policy is ready; an inference takes {1e3 * seconds:.1f} ms")
 
     def _publish_chunk(self, session: Session, chunk: ActionChunk) -> None:
-        self._chunk_publisher.publish(chunk_message(chunk, chunk.start_ns))  # the assembler's stamps are ROS time
+        chunk = replace(chunk, start_ns=self._steady.to_other(chunk.start_ns))  # inside all stamps are steady time
+        self._chunk_publisher.publish(chunk_message(chunk, chunk.start_ns))
         if self._imagination is not None:
             self._imagination.show(chunk, session)
 
     # --- topics and services
 
     def _connect(self, robot: RobotContract, contract: PolicyContract) -> None:
-        self._chunk_publisher = self.create_publisher(JointTrajectory, "action_chunk", qos.CHUNK)
-        self._heartbeat_publisher = self.create_publisher(Header, "heartbeat", qos.HEARTBEAT)
-        self._entities = [(self.destroy_publisher, p) for p in (self._chunk_publisher, self._heartbeat_publisher)]
+        self._chunk_publisher = self._advertise(JointTrajectory, "action_chunk", qos.CHUNK)
+        self._heartbeat_publisher = self._advertise(Header, "heartbeat", qos.HEARTBEAT)
         seen = ObservationAssembler(robot, contract)
-        subscriptions = [
-            self.create_subscription(sensor_message_type(s), s.topic, partial(self._on_sensor, s), qos.SENSOR)
-            for s in seen.sensors
-        ]
-        subscriptions += [
-            self.create_subscription(Image, c.topic, partial(self._on_image, c), qos.SENSOR) for c in seen.cameras
-        ]
-        self._entities += [(self.destroy_subscription, s) for s in subscriptions]
-        service = self.create_service(Trigger, "~/statistics", self._on_statistics)
-        self._entities.append((self.destroy_service, service))
+        for sensor in seen.sensors:
+            self._listen(sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR)
+        for camera in seen.cameras:
+            self._listen(Image, camera.topic, partial(self._on_image, camera), qos.SENSOR)
+        self._offer("~/statistics", self._on_statistics)
+        self._every(SAY_WAITING_S, self._say_waiting)
 
     def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
         inference = self._inference
         if inference is None:
             return
         try:
-            stamp = self._now_ns() if sensor.is_request else self._checked_stamp(message.header)
+            stamp = self._steady.now_ns() if sensor.is_request else self._checked_stamp(message.header)
             names, values = sensor_fields(message, sensor)
             with inference.collecting() as assembler:
                 accepted = assembler.push_fields(sensor.name, stamp, names, values)
         except MessageError as error:
-            inference.refuse(f"sensor.{sensor.name}.{error.reason}")
+            self._refuse(inference, f"sensor.{sensor.name}.{error.reason}", error)
             return
-        except ValueError:  # a number that the 32 bits of an observation cannot hold
-            inference.refuse(f"sensor.{sensor.name}.range")
+        except ValueError as error:  # a number that the 32 bits of an observation cannot hold
+            self._refuse(inference, f"sensor.{sensor.name}.range", error)
             return
         if not accepted:
-            inference.refuse(f"sensor.{sensor.name}.out_of_order")
+            self._refuse(inference, f"sensor.{sensor.name}.out_of_order", NOT_NEWER)
 
     def _on_image(self, camera: Camera, message: Image) -> None:
         inference = self._inference
@@ -237,25 +216,31 @@ class PolicyNode(ManagedNode):
             stamp = self._checked_stamp(message.header)
             image = image_array(message, camera)
         except MessageError as error:
-            inference.refuse(f"camera.{camera.name}.{error.reason}")
+            self._refuse(inference, f"camera.{camera.name}.{error.reason}", error)
             return
         with inference.collecting() as assembler:
             accepted = assembler.push_image(camera.name, stamp, image)
         if not accepted:
-            inference.refuse(f"camera.{camera.name}.out_of_order")
+            self._refuse(inference, f"camera.{camera.name}.out_of_order", NOT_NEWER)
+
+    def _refuse(self, inference: InferenceThread, reason: str, why: object) -> None:
+        inference.refuse(reason)
+        self._warn_refused(f"{reason}: {why}")
+
+    def _say_waiting(self) -> None:
+        if self._inference is not None and (missing := self._inference.waiting_for) is not None:
+            self.get_logger().warning(f"there is nothing to infer from: {missing}")
 
     def _checked_stamp(self, header: Header) -> int:
-        """The stamp in ROS time; one from the future would make all that follow look old."""
-        stamp = stamp_ns(header.stamp)
-        ahead_s = (stamp - self._now_ns()) / 1e9
+        """The stamp in steady time, or a step back of ROS time would make all that follows look old.
+
+        One from the future would do the same.
+        """
+        stamp = self._steady.to_steady(stamp_ns(header.stamp))
+        ahead_s = (stamp - self._steady.now_ns()) / 1e9
         if ahead_s > FUTURE_PERIODS * self._robot.control_period_s:
             raise MessageError("future", f"the stamp is {ahead_s:.3f} s ahead of this computer's clock")
         return stamp
-
-    def _now_ns(self) -> int:
-        """Now, at a reception, in ROS time."""
-        self._steady.follow()
-        return self._steady.steady_as_other_ns()
 
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = self._inference is not None
@@ -266,17 +251,9 @@ class PolicyNode(ManagedNode):
         return self.get_parameter(name).value
 
 
-def spin(node: PolicyNode, executor: Executor, stop: Stop) -> None:
-    """Handle messages until the end; an inference that failed ends the process, so that everyone sees it."""
-    while not stop and rclpy.ok():
-        executor.spin_once(WAIT_S)
-        if node.died:
-            raise RuntimeError("the inference thread ended with the error above")
-
-
 def main() -> int:
     """Entry point of the process."""
-    return run_node(PolicyNode, spin=spin)
+    return run_node(PolicyNode, spin=spin_with_thread)
 
 
 if __name__ == "__main__":

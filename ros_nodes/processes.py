@@ -49,8 +49,8 @@ class NodeProcesses:
         """Start one node; its output goes to its log file."""
         parameters = self._directory / f"{node.name}.yaml"
         parameters.write_text(yaml.safe_dump(parameters_file(node), sort_keys=False))
-        command = [sys.executable, "-m", "ros_nodes.tether", node.orphan_signal.name, node.module, "--ros-args"]
-        command += ["-r", f"__ns:={node.namespace}", "--params-file", str(parameters)]
+        command = [sys.executable, "-m", "ros_nodes.tether", node.orphan_signal.name, str(os.getpid()), node.module]
+        command += ["--ros-args", "-r", f"__ns:={node.namespace}", "--params-file", str(parameters)]
         with self.log(node.name).open("wb") as log:
             process = subprocess.Popen(
                 command,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import Trigger
 
 from contracts import load_robot
@@ -24,7 +23,7 @@ from episodes.bag import Topic as BagTopic
 from episodes.messages import message_definition, qos_yaml
 from ros_nodes import qos
 from ros_nodes.graph import Topic, recorded_topics
-from ros_nodes.managed_node import ManagedNode
+from ros_nodes.managed_node import ManagedNode, RefusedTransition
 from ros_nodes.message_types import message_class
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
 
@@ -37,7 +36,7 @@ class RecorderNode(ManagedNode):
 
     Parameters:
         robot: name or path of the robot's contract.
-        bag: directory of the recording; must not exist, or be empty.
+        bag: directory of the recording; must not exist, or be empty. Read at the activation that begins it.
         cameras: the cameras to be recorded.
 
     A new file begins with each `episode` message, and with the service `~/split`. `~/statistics` gives, as JSON,
@@ -59,50 +58,36 @@ class RecorderNode(ManagedNode):
 
     # -- lifecycle ---------------------------------------------------------------------------------------------------
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def configure(self) -> None:
         """Subscribe to everything; nothing is written yet."""
-        try:
-            self._robot = load_robot(str(self.get_parameter("robot").value))
-            cameras = tuple(name for name in self.get_parameter("cameras").value if name)
-            topics = recorded_topics(self._robot, cameras)
-        except ValueError as error:
-            self.get_logger().error(str(error))
-            return TransitionCallbackReturn.FAILURE
+        self._robot = load_robot(str(self.get_parameter("robot").value))
+        cameras = tuple(name for name in self.get_parameter("cameras").value if name)
+        topics = recorded_topics(self._robot, cameras)
         # Of what arrived together, callbacks run in this order: an episode's announcement before its measurements.
         self._topics = sorted(topics, key=lambda topic: not topic.transient_local)
         self._names = {topic: self.resolve_topic_name(topic.name) for topic in self._topics}
         for topic in self._topics:
-            subscription = self.create_subscription(
-                message_class(topic.type),
-                topic.name,
-                self._callback(topic),
-                qos.LATCHED if topic.transient_local else qos.RECORDER,
-                raw=True,
-            )
-            self._entities.append((self.destroy_subscription, subscription))
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.STATUS)
-        self._entities += [
-            (self.destroy_publisher, self._diagnostics),
-            (self.destroy_timer, self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)),
-            (self.destroy_service, self.create_service(Trigger, "~/split", self._on_split)),
-            (self.destroy_service, self.create_service(Trigger, "~/statistics", self._on_statistics)),
-        ]
-        return TransitionCallbackReturn.SUCCESS
+            profile = qos.LATCHED if topic.transient_local else qos.RECORDER
+            self._listen(message_class(topic.type), topic.name, self._callback(topic), profile, raw=True)
+        self._diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
+        self._every(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
+        self._offer("~/split", self._on_split)
+        self._offer("~/statistics", self._on_statistics)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Begin the recording, or go on with it."""
-        if self._writer is None and not self._open():
-            return TransitionCallbackReturn.FAILURE
+    def activate(self) -> None:
+        """Begin the recording, or go on with it; one that an error has ended is begun anew, in another `bag`."""
+        if self._writer is None or self._error is not None:
+            self._open()
         self._running = True
         for name, (data, sent_ns, begins_episode) in self._latched.items():
             self._write(name, data, sent_ns, begins_episode)
-        return TransitionCallbackReturn.SUCCESS
+        if self._error is not None:
+            raise RefusedTransition(self._error)
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def deactivate(self) -> None:
         """Pause; what was recorded is safe on the disk."""
         self._running = False
         self.flush()
-        return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
         """Complete the recording and listen no more."""
@@ -117,7 +102,8 @@ class RecorderNode(ManagedNode):
 
     # -- recording ---------------------------------------------------------------------------------------------------
 
-    def _open(self) -> bool:
+    def _open(self) -> None:
+        """Begin a recording. Raises BagError or OSError, which the diagnostics tell too."""
         bag = str(self.get_parameter("bag").value)
         try:
             if not bag:
@@ -125,9 +111,9 @@ class RecorderNode(ManagedNode):
             topics = [BagTopic(self._names[t], t.type, message_definition(t.type), _qos_text(t)) for t in self._topics]
             self._writer = BagWriter(Path(bag), topics, self._robot)
         except (BagError, OSError) as error:
-            self._fail(str(error))
-            return False
-        return True
+            self._error = str(error)
+            raise
+        self._error, self._episode_in_file = None, False
 
     def _callback(self, topic: Topic) -> Callable[[bytes, Any], None]:
         """What is done with each raw message of a topic."""

@@ -4,6 +4,9 @@ Stamps are moved to now, so that whoever listens finds the messages fresh. It ne
 topic that somebody else publishes is left to them, and a command topic that something obeys, or on which a live policy
 is asked where to go, is left alone, because only the controller's safety filter may drive a robot. So beside a live
 body and controller, only the policy's chunks remain: the replay stands in for the policy.
+
+That is looked at before every message, so it holds for what comes up later too. A message that leaves in the moment in
+which the two sides find each other can still arrive, and who listens through a bridge is not seen.
 """
 
 from __future__ import annotations
@@ -86,11 +89,9 @@ class ReplayNode(Node):
         until = time.monotonic() + discovery_s(os.environ)
         while not stop and (left := until - time.monotonic()) > 0:
             executor.spin_once(min(left, LOOK_UP_S))
-        self._leave_to_others()
         origin_ns, began_ns, began_wall_ns = self._episode.start_ns, time.monotonic_ns(), time.time_ns()
         for message in self._messages():
-            publisher = self._topics.get(message.topic)
-            if publisher is None:
+            if message.topic not in self._topics:
                 continue
             due_ns = began_ns + int((message.log_time_ns - origin_ns) / self.speed)
             while not stop and due_ns - time.monotonic_ns() > LOOK_UP_S * 1e9:
@@ -98,7 +99,11 @@ class ReplayNode(Node):
             if stop:
                 return
             sleep_until(due_ns)
-            publisher.publish(restamped(message, lambda ns: began_wall_ns + int((ns - origin_ns) / self.speed)))
+            if why_not := self._why_not(message.topic):
+                self._leave_out(message.topic, why_not)
+                continue
+            data = restamped(message, lambda ns: began_wall_ns + int((ns - origin_ns) / self.speed))
+            self._topics[message.topic].publish(data)
             self.published += 1
         self.get_logger().info(f"published {self.published} messages of episode {self._episode.index}")
         executor.spin_once(DRAIN_S)
@@ -109,16 +114,13 @@ class ReplayNode(Node):
             profile = self._profiles.get(topic, qos.STATUS)
             self._topics[topic] = self.create_publisher(message_class(type_name), topic, profile)
 
-    def _leave_to_others(self) -> None:
-        """Take back the topics that are not ours to publish."""
-        for topic in list(self._topics):
-            why_not = self._why_not(topic)
-            if why_not:
-                self.get_logger().warning(f"{topic} is left out: {why_not}")
-                self.destroy_publisher(self._topics.pop(topic))
+    def _leave_out(self, topic: str, why: str) -> None:
+        """A topic that is not ours to publish, from now on."""
+        self.get_logger().warning(f"{topic} is left out: {why}")
+        self.destroy_publisher(self._topics.pop(topic))
 
     def _why_not(self, topic: str) -> str | None:
-        """The reason to leave a topic alone."""
+        """The reason to leave a topic alone; asks only what this process knows already (10 us)."""
         if self.count_publishers(topic) > 1:  # one is this node's
             return "somebody else publishes it"
         if topic in self._driving and self.count_subscribers(topic):

@@ -26,7 +26,7 @@ class EpisodeRow:
     Attributes:
         episode: its index in the run and the number of its file in the recording.
         seed: of the simulated body and of the policy's session.
-        success: whether the body said so in time.
+        success: whether the body said so in time, or, where success is not to fail, nobody said that it failed.
         steps: control periods from the policy's first action to the end.
         seconds: the same in time.
         control: the controller's `statistics` of this episode: rate_hz, period_error_us, missed, periods.
@@ -36,6 +36,7 @@ class EpisodeRow:
         figures: what else the body found, by name, such as how far a robot walked; nothing of most.
         stolen_s: processor time that a hypervisor gave to others meanwhile (`stolen_seconds`).
         residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
+        stopped_by: why the controller stopped for good, which ended it; empty if it did not.
     """
 
     episode: int
@@ -50,6 +51,7 @@ class EpisodeRow:
     residual_noise: Mapping[str, float] | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     stolen_s: float = 0.0
+    stopped_by: Sequence[str] = ()
 
     @property
     def missed(self) -> int:
@@ -127,6 +129,9 @@ class RunReport:
                 _number(row.inference_ms.get("p50"), "ms"),
             )
         console.print(table)
+        for row in self.rows:
+            if row.stopped_by:
+                console.print(f"episode {row.episode}: the controller stopped ({', '.join(row.stopped_by)})")
         low, high = wilson_interval(self.successes, len(self.rows))
         console.print(f"{self.successes} of {len(self.rows)} succeeded (95 % interval {low:.2f} to {high:.2f})")
         if ages := self._ages():

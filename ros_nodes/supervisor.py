@@ -139,6 +139,7 @@ class _Run:
         self._console = console
         self._rows: list[EpisodeRow] = []
         self._observation_set = policy.observation_set
+        self._instruction = instruction
         self._seeds = _episode_seeds(robot, options)
         _, repeated = split_stitching(options.stitching, options.prefix)
         self._how = {"instruction": instruction, "stitching": options.stitching, "prefix": repeated}
@@ -175,8 +176,9 @@ class _Run:
             client = GraphClient(self._robot, self._middleware, self.monitor)
             names = [node.name for node in self._nodes]
             runner = EpisodeRunner(
-                client, names, self._robot, o.task, self._observation_set, o.steps, self.processes.alive, self._plan
-            )
+                client, names, self._robot, o.task, self._instruction, self._observation_set, o.steps,
+                self.processes.alive, self._plan,
+            )  # fmt: skip
             with self._console.status("starting the nodes"):
                 runner.bring_up()
             for index in tqdm(range(o.episodes), desc=o.task, unit="episode", disable=None):

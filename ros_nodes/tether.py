@@ -1,6 +1,6 @@
 """Runs a node's module so that it cannot outlive its supervisor.
 
-`python -m ros_nodes.tether SIGTERM ros_nodes.controller_node --ros-args ...`
+`python -m ros_nodes.tether SIGTERM <the supervisor's pid> ros_nodes.controller_node --ros-args ...`
 """
 
 from __future__ import annotations
@@ -17,9 +17,12 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE_S = 3.0
 
 
-def tether(orphan_signal: signal.Signals) -> None:
-    """Ask the kernel to send `orphan_signal` when the parent dies, and kill this process group GRACE_S later."""
-    parent = os.getppid()
+def tether(orphan_signal: signal.Signals, parent: int) -> None:
+    """Ask the kernel to send `orphan_signal` when the parent dies, and kill this process group GRACE_S later.
+
+    Args:
+        parent: pid of who started this process. It may have died since, and then somebody else is the parent now.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_PDEATHSIG, int(orphan_signal), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -39,8 +42,8 @@ def _end_with(parent: int) -> None:
 
 def main() -> None:
     """Tether this process, then become the node."""
-    orphan_signal, module, *arguments = sys.argv[1:]
-    tether(signal.Signals[orphan_signal])
+    orphan_signal, parent, module, *arguments = sys.argv[1:]
+    tether(signal.Signals[orphan_signal], int(parent))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts import load_robot
+from contracts import ContractError, load_robot
 from execution.chunk import ActionChunk
 from execution.controller import Command, ControllerCore, Mode
 from execution.stitching import TemporalEnsemble
@@ -312,7 +312,8 @@ def test_a_position_robot_holds_where_it_was_and_starts_from_where_it_is(arm) ->
     core.on_fields("joints", 0, names, (0.5, -0.3), 0)
     assert sent(core.step(0)).tolist() == [0.5, -0.3]
     core.on_fields("joints", TICK, names, (0.4, -0.4), TICK)
-    assert sent(core.step(TICK)).tolist() == [0.5, -0.3], "it sags under its weight; the hold must not follow"
+    sagging = sent(core.step(TICK)).tolist()
+    assert sagging == pytest.approx([0.5, -0.3]), "it sags under its weight; the hold must not follow"
     core.on_chunk(ActionChunk(np.full((16, 2), 1.0), 2 * TICK, TICK, names), 2 * TICK)
     before = np.array([0.5, -0.3])
     for tick in range(2, 10):
@@ -334,6 +335,36 @@ def test_a_position_robot_does_not_hold_where_it_was_measured_long_ago(arm) -> N
     assert core.step(9 * TICK).values is None
     core.on_fields("joints", 10 * TICK, names, (-0.5, -0.5), 10 * TICK)
     assert sent(core.step(10 * TICK)).tolist() == [-0.5, -0.5]
+
+
+@pytest.mark.parametrize("hold", ["measured", "last"])
+def test_a_stopped_position_robot_that_is_moved_by_hand_does_not_jump_back_when_let_go(arm, changed, hold) -> None:
+    """Pinned: it went on sending the pose of before the emergency stop, and stepped there at the release."""
+    core = ControllerCore(changed(arm, channels={"elbow": {"hold": hold}}), require_heartbeat=False)
+    names = ("shoulder", "elbow")
+    core.activate(0)
+    for tick in range(200):
+        now, moved = tick * TICK, min(1.0, max(0, tick - 100) / 50)  # by hand, from 0.5 to -0.7 and -0.9
+        core.on_fields("joints", now, names, (0.5 - 1.2 * moved, 0.5 - 1.4 * moved), now)
+        if tick < 5:
+            core.on_chunk(ActionChunk(np.full((16, 2), 0.5), now, TICK, names), now)
+        command = core.step(now)
+    lead = 2.0 * 0.05  # max_rate x the body's time-out, as in the safety filter
+    assert command.mode is Mode.STOPPED
+    np.testing.assert_allclose(sent(command), [-0.7 + lead, -0.9 + lead])
+    for tick in range(200, 300):  # let go: it follows its spring to what it is sent, and stays there
+        now, here = tick * TICK, sent(command).tolist()
+        core.on_fields("joints", now, names, here, now)
+        command = core.step(now)
+    np.testing.assert_allclose(sent(command), [-0.7 + lead, -0.9 + lead])
+
+
+def test_a_position_channel_that_holds_without_a_rate_limit_is_refused(arm, changed) -> None:
+    """Nothing would say how far it may jump back to where it is held. A robot that damps holds no place."""
+    boundless = changed(arm, channels={"elbow": {"max_rate": None}})
+    with pytest.raises(ContractError, match=r"\['elbow'\] hold a position and need max_rate"):
+        ControllerCore(boundless)
+    ControllerCore(changed(boundless, command={"fallback": "damp"}))
 
 
 def test_a_position_robot_that_goes_blind_while_moving_stays_where_it_was_seen_last(arm) -> None:

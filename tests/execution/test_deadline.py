@@ -31,13 +31,19 @@ def test_ticks_lie_on_a_grid_that_late_ones_do_not_move() -> None:
 
 def test_it_can_be_aligned_to_a_time_long_past_or_to_come() -> None:
     loop = DeadlineLoop(100)
-    for offset in (-5_003_000_000, 27_000_000):
-        phase = time.monotonic_ns() + offset
-        loop.restart(phase)
+    loop.restart()
+    for offset in (-5_004_500_000, 25_500_000):  # about 4.5 ms before a tick
+        loop.wait()
+        before, phase = loop.next_deadline_ns, time.monotonic_ns() + offset
+        loop.align(phase)
         due = loop.next_deadline_ns
-        assert 0 < due - time.monotonic_ns() <= loop.period_ns
+        assert abs(due - before) <= loop.period_ns // 2, "neither a burst nor a gap"
         assert (due - phase) % loop.period_ns == 0
         assert due <= loop.wait() < due + loop.period_ns
+    figures = loop.statistics()
+    assert figures["periods"] == 3
+    assert figures["missed"] == 0, "an interval that was made longer or shorter is no error"
+    assert figures["rate_hz"] == pytest.approx(100, rel=0.2)  # 140 of the intervals as they were
 
 
 def test_a_tick_that_comes_too_late_is_left_out_and_counted_instead_of_made_up_for() -> None:
@@ -167,14 +173,24 @@ def test_after_a_jump_of_the_other_clock_new_stamps_are_understood() -> None:
     assert abs(clock.to_steady(clocks.other) - clocks.steady) < 100_000
 
 
+def test_across_a_step_back_of_the_other_clock_stamps_keep_their_order_and_are_told_by_the_clock_as_it_is() -> None:
+    clocks = Clocks()
+    clock = SteadyClock(lambda: clocks.other, clocks.read_steady)
+    before = clock.to_steady(4_900_000_000)
+    assert clock.to_other(before) == 4_900_000_000, "to the nanosecond"
+    clocks.pass_ns(12_500_000, other=12_500_000 - 2_000_000_000)
+    after = clock.to_steady(2_912_500_000)
+    assert after - before == pytest.approx(12_500_000, abs=100_000)
+    assert clock.to_other(before) == pytest.approx(2_900_000_000, abs=100_000)
+
+
 def test_it_goes_on_when_the_other_clock_stops() -> None:
     """A simulator's time stands still when the simulator does; what it sent must grow old all the same."""
     clocks = Clocks()
     clock = SteadyClock(lambda: clocks.other, clocks.read_steady)
-    clock.follow()
-    stamp = clocks.other
+    stamp = clock.to_steady(clocks.other)
     clocks.pass_ns(500_000_000, other=0)
-    assert clock.steady_as_other_ns() - stamp >= 500_000_000
+    assert clock.now_ns() - stamp >= 500_000_000
 
 
 def test_a_reading_that_was_interrupted_does_not_move_the_offset() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts import PolicyContract, PolicyObservation, load_robot
+from execution.chunk import ActionChunk
+from execution.controller import ControllerCore, Mode
 from execution.observation import NotReady, ObservationAssembler
 
 TICK = 12_500_000
@@ -173,6 +177,27 @@ def test_an_observation_keeps_what_it_saw() -> None:
     assembler.push_image("corner2", 0, image)
     image[:] = 9
     assert assembler.window(0).values["observation.images.corner2"].max() == 3
+
+
+@pytest.mark.parametrize(("horizon", "ticks"), [(100, 21), (16, 16)])
+def test_when_only_its_camera_stops_the_robot_holds_when_the_latest_chunk_is_too_old_or_over(horizon, ticks) -> None:
+    """The bound of docs/architecture.md: chunk_timeout_s (250 ms, 20 ticks) from the last picture, or the horizon.
+
+    The camera's own time-out (150 ms, 12 ticks) bounds what the policy looks at, not what the robot still does.
+    """
+    assembler, core, last, answered = ObservationAssembler(ROBOT, policy()), ControllerCore(ROBOT), 40 * TICK, -1
+    core.activate(0)
+    for now in range(0, 100 * TICK, TICK):
+        push(assembler, now, 0.4, "pose", "gripper", *(("camera",) if now <= last else ()))
+        core.on_fields("end_effector", now, ("ee_x", "ee_y", "ee_z"), (0.0, 0.6, 0.2), now)
+        core.on_heartbeat(now)
+        with suppress(NotReady):
+            if assembler.stamp_ns(now) > answered:
+                answered = assembler.window(now).stamp_ns
+                core.on_chunk(ActionChunk(np.full((horizon, 4), 0.1), answered, TICK, ROBOT.action_feature.names), now)
+        if core.step(now).mode is not Mode.RUN:
+            break
+    assert (now - last) // TICK == ticks
 
 
 @given(

@@ -310,6 +310,50 @@ def test_its_commands_lie_between_the_robots_ticks(controller, running, wait_for
         assert 0.65 < heard % 1 < 0.95, heard  # late, and yet in time for the next one
 
 
+def test_its_commands_lie_between_the_ticks_of_a_robot_that_measures_only_later(controller, far, wait_for) -> None:
+    """As under `ros2 launch`. Regression: then they lay wherever they happened to, for as long as it was active."""
+    far.alive.clear()
+    controller.transition([CONTROLLER], "cleanup", 5.0)
+    controller.transition([CONTROLLER], "configure", 5.0)  # it has never heard of this robot
+    wait_for(lambda: all(p.get_subscription_count() for p in (far.pose, far.heartbeat, far.chunk)), what="discovery")
+    for _ in range(20):  # until chance puts them elsewhere
+        activate(controller)
+        far.commands.clear()
+        wait_for(lambda: len(far.commands) > 10, what="commands that hold")
+        if 0.05 < (usual_phase([at for at, _ in far.commands]) - usual_phase(far.measured)) % 1 < 0.45:
+            break
+    far.alive.update({"sensor", "heartbeat", "chunk"})
+    wait_for(lambda: far.newest() == ACTION, what="the policy's command")
+    far.commands.clear()
+    far.measured.clear()
+    wait_for(lambda: len(far.commands) > 40 and len(far.measured) > 40, what="commands")
+    heard = usual_phase([at for at, _ in far.commands]) - usual_phase(far.measured)
+    assert 0.65 < heard % 1 < 0.95, heard
+
+
+def test_it_says_in_log_and_diagnostics_why_the_robot_waits_and_what_it_refuses(
+    controller, far, graph, wait_for
+) -> None:
+    """Regression: a driver with a wrong frame or clock gave no sign anywhere but a count."""
+    far.alive.discard("chunk")
+    log = graph.processes.log(CONTROLLER)
+    heard = len(log.read_text())
+    activate(controller)
+    wait_for(lambda: "hold: waiting:chunk" in log.read_text()[heard:], what="the reason")
+    wait_for(lambda: statistics(controller)["reasons"] == ["waiting:chunk"], what="the heartbeat")
+    wait_for(lambda: far.diagnostics[-1][1].status[0].message == "hold: waiting:chunk", what="the diagnostics")
+    elsewhere = sensor_message(far._sensor, time.time_ns(), MIDDLE)
+    elsewhere.header.frame_id = "table"
+    far.pose.publish(elsewhere)
+    wait_for(lambda: "frame 'table', not 'base'" in log.read_text()[heard:], what="the refused frame")
+    time.sleep(1.0)
+    far.pose.publish(sensor_message(far._sensor, time.time_ns() + 10**9, MIDDLE))
+    wait_for(lambda: "refused: sensor.end_effector.future" in log.read_text()[heard:], what="the refused stamp")
+    far.alive.add("chunk")
+    wait_for(lambda: "controller_node]: run\n" in log.read_text()[heard:], what="run")
+    assert statistics(controller)["reasons"] == []
+
+
 def test_it_survives_a_lifecycle_request_that_makes_no_sense(controller, far, wait_for) -> None:
     with pytest.raises(GraphError):
         controller.transition([CONTROLLER], "configure", 5.0)

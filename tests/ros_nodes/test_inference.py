@@ -121,6 +121,16 @@ def test_an_answer_that_no_robot_may_be_sent_is_dropped_and_counted(bench) -> No
     assert bench.thread.statistics()["counters"] == {"refused.output.non_finite": 1}
 
 
+def test_it_says_what_it_waits_for(bench) -> None:
+    assert "has not come yet" in bench.thread.waiting_for
+    bench.observe(0)
+    assert bench.thread.waiting_for is None
+    bench.now += 10**9  # no message wakes the thread any more
+    assert "is stale: 1000.0 ms old" in bench.thread.statistics()["waiting_for"]
+    bench.thread.stop(5.0)
+    assert bench.thread.waiting_for is None
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_error_of_the_policy_ends_it_and_shows(bench) -> None:
     bench.policy.error = RuntimeError("the inference engine is gone")

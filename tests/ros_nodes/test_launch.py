@@ -17,7 +17,7 @@ import pytest
 
 from contracts import ContractMismatch
 from policies.runtime.bundle import read_bundle
-from ros_nodes.graph import CONTROLLER, POLICY, describe_graph
+from ros_nodes.graph import CONTROLLER, POLICY, RECORDER, describe_graph
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -117,11 +117,38 @@ def test_all_are_configured_and_those_wanted_activated(launch, bundle, tmp_path,
     names = {n.kwargs["name"] for n in of_type(entities, "LifecycleNode")}
     events = [e.kwargs["event"].kwargs for e in of_type(entities, "EmitEvent")]
     configured = {event["lifecycle_node_matcher"][1].kwargs["name"] for event in events}
-    activated = {
-        e.args[0].kwargs["target_lifecycle_node"].kwargs["name"] for e in of_type(entities, "RegisterEventHandler")
-    }
+    activated = {name for name, happens in reactions(entities).items() if ("configuring", "inactive") in happens}
     assert configured == names
     assert activated == names - waiting
+
+
+def reactions(entities: list[Recorded]) -> dict[str, dict[tuple[str | None, str], str]]:
+    """node -> (start state, goal state) -> type of what then happens."""
+    found: dict[str, dict[tuple[str | None, str], str]] = {}
+    for entity in of_type(entities, "RegisterEventHandler"):
+        on = entity.args[0].kwargs
+        (what,) = on["entities"]
+        reaction = {(on["start_state"], on["goal_state"]): type(what).__name__}
+        found.setdefault(on["target_lifecycle_node"].kwargs["name"], {}).update(reaction)
+    return found
+
+
+def test_a_node_that_cannot_begin_ends_them_all(launch, bundle, tmp_path):
+    """Regression: without its recorder the robot was driven all the same."""
+    given = {"policy": str(bundle), "output": str(tmp_path)}
+    functions = launch("visuomotor.launch.py")
+    for node, happens in reactions(started(functions, given)).items():
+        for failed in (("configuring", "unconfigured"), ("activating", "inactive"), (None, "errorprocessing")):
+            assert happens[failed] == "Shutdown", (node, failed)
+    by_hand = reactions(started(functions, given | {"activate": "false"}))
+    assert by_hand[RECORDER]["activating", "inactive"] == "Shutdown"
+    assert ("activating", "inactive") not in by_hand[CONTROLLER], "who activates it may try again"
+
+
+def test_a_recording_is_never_written_over(launch, bundle, tmp_path):
+    (tmp_path / "bag").mkdir()
+    with pytest.raises(FileExistsError, match="already holds a recording"):
+        started(launch("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path)})
 
 
 def test_a_policy_of_another_robot_is_refused(launch, bundle, tmp_path):

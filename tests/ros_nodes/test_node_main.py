@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from ros_nodes.graph import BODY, THREADS, NodeProcess
+from ros_nodes.monitor import NodeDied
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
 import sys, time
@@ -54,6 +57,27 @@ def test_a_signal_at_a_busy_moment_is_a_normal_end(middleware, number) -> None:
         assert (process.returncode, out, err) == (0, "closed\n", "")
 
 
+def test_a_signal_within_the_handler_of_another_does_not_hang_the_process() -> None:
+    """Regression: at every line of what the handler calls, the next signal comes."""
+    code = """
+import signal, sys
+from ros_nodes.node_main import Stop
+
+def interrupt(frame, event, argument):
+    signal.raise_signal(signal.SIGTERM)
+    return interrupt
+
+stop = Stop()
+signal.signal(signal.SIGTERM, lambda *_: stop())
+sys.settrace(interrupt)
+stop()
+sys.settrace(None)
+print(bool(stop))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=20)
+    assert (ended.stdout, ended.stderr) == ("True\n", "")
+
+
 def test_it_starts_without_a_home_directory(middleware) -> None:
     """Regression: rclpy.init fails when neither HOME nor ROS_LOG_DIR says where logs go, as under systemd."""
     quiet = {k: v for k, v in middleware.items() if k != "ROS_LOG_DIR"}
@@ -83,3 +107,22 @@ def test_a_node_that_hangs_at_its_end_is_ended(middleware) -> None:
     process.communicate(timeout=20)
     assert time.monotonic() - began < 5
     assert process.returncode == -signal.SIGALRM
+
+
+@pytest.mark.parametrize("error", ["the solver diverged", "the model does not compile"])
+def test_a_body_whose_physics_break_ends_its_process_with_the_traceback(robot, new_graph, wait_for, error):
+    """Pinned: the thread ended alone; the process lived on without a measurement, and nobody was told."""
+    graph = new_graph()
+    parameters = {"robot": robot.name}
+    client = graph.start(NodeProcess(BODY, "tests.ros_nodes.breaking_body", "/" + robot.name, parameters, THREADS))
+    if error == "the solver diverged":
+        client.begin_transition(BODY, "activate")
+    else:
+        client.set_parameters(BODY, {"seed": 13}, 5.0)
+        with pytest.raises(NodeDied):
+            client.trigger(BODY, "reset", 10.0)
+    wait_for(lambda: graph.monitor.reason, what="the end of the process")
+    assert "mujoco_node died: exit code 1" in str(graph.monitor.reason)
+    log = graph.processes.log(BODY).read_text()
+    assert f"RuntimeError: {error}" in log
+    assert "breaking_body.py" in log, "where it happened"

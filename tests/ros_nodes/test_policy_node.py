@@ -6,11 +6,15 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
 import numpy as np
 import pytest
+import rclpy
 from geometry_msgs.msg import PoseStamped
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, Header
 from trajectory_msgs.msg import JointTrajectory
@@ -21,6 +25,7 @@ from ros_nodes.conversions import chunk_from_message, sensor_message, stamp_ns
 from ros_nodes.graph import CONTROLLER, POLICY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor
+from ros_nodes.policy_node import PolicyNode
 from ros_nodes.processes import NodeProcesses
 from tests.ros_nodes.peers import BeatingPeer
 
@@ -40,6 +45,7 @@ class Robot(BeatingPeer):
         self.heartbeats = self.listen("heartbeat", Header, qos.HEARTBEAT)
         self.commands = self.listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
         self.alive = True
+        self.now_ns = time.time_ns
         self.stamps: list[int] = []
         self.begin()
 
@@ -50,7 +56,7 @@ class Robot(BeatingPeer):
 
     def beat(self, tick: int) -> None:
         if self.alive:
-            now = time.time_ns()
+            now = self.now_ns()
             self.stamps.append(now)
             self.state.publish(self.measurement(now))
             self.pose.publish(sensor_message(self._sensors["end_effector"], now, (0.0, 0.6, 0.2)))
@@ -164,6 +170,22 @@ def test_without_fresh_observations_it_says_nothing_and_goes_on_when_they_come_b
     assert not body.chunks, "it must not answer an old observation"
     body.alive = True
     wait_for(lambda: body.chunks, what="a chunk")
+
+
+def test_it_says_in_its_log_what_it_waits_for_and_what_it_refuses(nodes, body, graph, wait_for) -> None:
+    """Regression: a sensor that never came, or of another frame, was silence."""
+    log = graph.processes.log(POLICY)
+    heard = len(log.read_text())
+    body.alive = False
+    nodes.transition([POLICY], "activate", 5.0)
+    assert statistics(nodes)["waiting_for"] == "sensor 'environment' has not come yet"
+    wait_for(lambda: "sensor 'environment' has not come yet" in log.read_text()[heard:], what="what is missing")
+    message = body.measurement()
+    spoil_names(message)
+    body.state.publish(message)
+    wait_for(lambda: "there are ['elbow'" in log.read_text()[heard:], what="what is refused")
+    body.alive = True
+    wait_for(lambda: statistics(nodes)["waiting_for"] is None, what="an observation")
 
 
 def spoil_number(m: JointState) -> None:
@@ -280,6 +302,63 @@ def test_a_policy_of_several_tasks_does_what_it_is_told_and_refuses_what_it_cann
         body.close()
         client.close()
         processes.stop([POLICY], 5.0)
+
+
+class SteppedClock:
+    """ROS time that can be set, as chrony sets it on a robot that finds its time server late."""
+
+    step_ns = 0
+
+    def now_ns(self) -> int:
+        return time.time_ns() + self.step_ns
+
+    def now(self) -> Time:
+        return Time(nanoseconds=self.now_ns())
+
+
+def test_a_step_of_ros_time_does_not_make_it_deaf(robot, bundle, middleware, monkeypatch, wait_for) -> None:
+    """Pinned: after a step of 30 s back it took every measurement for an old one, for 30 s."""
+    elsewhere, clock = RobotContract.from_dict(robot.to_dict() | {"name": "elsewhere"}), SteppedClock()
+    rclpy.init(args=["--ros-args", "-r", "__ns:=/elsewhere"])
+    node, executor = PolicyNode(), SingleThreadedExecutor()
+    monkeypatch.setattr(node, "get_clock", lambda: clock)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    client, body = GraphClient(elsewhere, middleware, Monitor()), Robot(elsewhere, middleware)
+    body.now_ns = clock.now_ns
+    key = "refused.sensor.environment"
+
+    def refused() -> dict[str, int]:
+        counters = statistics(client)["counters"]
+        return {reason: counters.get(f"{key}.{reason}", 0) for reason in ("future", "out_of_order")}
+
+    try:
+        client.set_parameters(POLICY, {"robot": robot.name, "bundle": str(bundle)}, 5.0)
+        client.transition([POLICY], "configure", 20.0)
+        client.transition([POLICY], "activate", 5.0)
+        wait_for(lambda: len(body.chunks) >= 3, what="3 chunks")
+        for step_s in (-30, 20):
+            clock.step_ns += step_s * 1_000_000_000
+            time.sleep(0.1)  # what was under way
+            body.chunks.clear()
+            wait_for(lambda: len(body.chunks) >= 3, 2.0, what="3 chunks after the step")
+            age_s = (clock.now_ns() - chunk_from_message(body.chunks[-1][1], PERIOD_NS).start_ns) / 1e9
+            assert 0 <= age_s < 0.5, "stamped by the clock as it is now"
+        before = refused()
+        body.state.publish(body.measurement(clock.now_ns() - 60_000_000))
+        body.state.publish(body.measurement(clock.now_ns() + 100_000_000_000))
+        wait_for(lambda: all(count > before[r] for r, count in refused().items()), what="an old and a wild stamp")
+        body.chunks.clear()
+        wait_for(lambda: body.chunks, 2.0, what="a chunk after the wild stamp")
+    finally:
+        body.close()
+        client.close()
+        executor.shutdown()
+        thread.join()
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown()
 
 
 def test_killed_in_the_middle_of_a_movement_the_robot_is_held_within_100_ms(

@@ -115,10 +115,35 @@ def test_a_full_disk_ends_the_recording_and_not_the_node(recorder, wait_for):
     with pytest.raises(GraphError, match="File too large"):
         client.trigger(RECORDER, "split", 5.0)
     assert graph.processes.alive(RECORDER)
+    client.transition([RECORDER], "deactivate", 5.0)
+    with pytest.raises(GraphError, match="could not activate"):  # what has ended is not gone on with
+        client.transition([RECORDER], "activate", 5.0)
     graph.close()
     repair(bag)
     with AnyReader([bag]) as reader:
         assert reader.message_count >= 100
+
+
+def test_after_an_error_another_recording_is_a_whole_one(recorder, wait_for, tmp_path):
+    """Regression: nothing of it was written, and the recorder said that it was active."""
+    client, graph, bag, publishers = recorder
+    publishers["episode"].publish(String(data=json.dumps({"episode": 0, "task_name": "push"})))
+    send(publishers, wait_for, 20)
+    resource.prlimit(graph.processes.pids[RECORDER], resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    publishers["commands"].publish(Float64MultiArray(data=[0.0] * 4))
+    wait_for(lambda: statistics(client)["error"], what="the error")
+    resource.prlimit(graph.processes.pids[RECORDER], resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+    client.transition([RECORDER], "deactivate", 5.0)
+    client.set_parameters(RECORDER, {"bag": str(tmp_path / "another")}, 5.0)
+    client.transition([RECORDER], "activate", 5.0)
+    assert statistics(client)["error"] is None
+    before = sum(statistics(client)["messages"].values())
+    send(publishers, wait_for, 20, first=100)
+    wait_for(lambda: sum(statistics(client)["messages"].values()) >= before + 40, what="40 messages more")
+    graph.close()
+    with AnyReader([tmp_path / "another"]) as reader:
+        assert [m.header.stamp.sec for m in read(reader, "joint_states")] == [*range(100, 120)]
+    assert [(e.description["episode"], len(e.files)) for e in bag_episodes(tmp_path / "another")] == [(0, 1)]
 
 
 def test_a_killed_recorder_loses_only_its_last_moments(recorder, wait_for):

@@ -98,6 +98,24 @@ def test_it_never_gets_in_the_way_of_a_live_robot(robot, bag, middleware, peer):
     assert len(told) == 1  # the rest is published
 
 
+def test_what_comes_up_while_it_plays_is_left_alone_too(robot, bag, middleware, peer, wait_for):
+    """Pinned: who else is there was asked once, and a driver that came up later obeyed the recorded commands."""
+    joints = peer.listen("joint_states", JointState)
+    process = replay(bag, middleware, "--speed", "0.5")
+    wait_for(lambda: joints, timeout_s=30.0, what="the replay")
+    commands = peer.listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
+    asked = peer.listen("cmd_vel", Twist)
+    live = peer.publisher("joint_states", JointState, qos.SENSOR)
+    output, _ = process.communicate(timeout=60)
+    assert "commands is left out: something obeys it" in output
+    assert "cmd_vel is left out: something obeys it" in output
+    assert "joint_states is left out: somebody else publishes it" in output
+    assert not commands
+    assert not asked
+    assert len(joints) < COUNT
+    assert live.get_subscription_count() == 1
+
+
 @pytest.mark.parametrize(
     ("episode", "speed", "error", "message"),
     [(2, 1.0, BagError, "has 2 episodes"), (-1, 1.0, BagError, "no episode -1"), (0, 0.0, ValueError, "positive")],

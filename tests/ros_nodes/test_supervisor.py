@@ -9,6 +9,8 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -104,6 +106,16 @@ def test_a_death_is_noticed_within_20_ms(tmp_path):
         assert not processes.alive(name)
         delays.append(noticed - killed)
     assert statistics.median(delays) < 0.02
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_node_whose_supervisor_died_before_it_was_tethered_ends_too(tmp_path, number):
+    """Regression: it took whoever inherited it for its supervisor, and stayed."""
+    (tmp_path / "node.py").write_text("import time\nprint('up', flush=True)\ntime.sleep(60)")
+    started = f"{sys.executable} -m ros_nodes.tether {number.name} $$ node & kill -KILL $$"
+    env = dict(os.environ) | {"PYTHONPATH": f"{Path.cwd()}:{tmp_path}"}
+    ended = subprocess.run(["sh", "-c", started], env=env, stdout=subprocess.PIPE, start_new_session=True, timeout=20)
+    assert ended.stdout == b"", "its end is the pipe's"
 
 
 def test_an_end_that_was_asked_for_is_no_death_and_the_log_is_kept(tmp_path):
