@@ -241,6 +241,8 @@ def evaluate(
 ) -> int:
     """How often does a policy solve a task? In lock step with the simulator, through the robot's own controller.
 
+    For Meta-World's tasks; how a policy walks, `python -m benchmarks.robustness` measures.
+
     Args:
         policy: an exported bundle, or a checkpoint (then run by PyTorch).
         task: one or several.
@@ -491,11 +493,14 @@ def _train(
 def _tell_of_evaluation_episodes(dataset: Path) -> None:
     """A simulated robot's recording is of scenes that `eval` tests on: whoever learns them needs others for a test."""
     from episodes.dataset import Dataset
-    from sim.seeds import is_evaluation_seed
 
     source = Dataset(dataset)
+    if source.robot.body == "external":
+        return
+    from sim.seeds import is_evaluation_seed
+
     known = sum(episode.success and is_evaluation_seed(episode.seed) for episode in source.episodes)
-    if known and source.robot.body != "external":
+    if known:
         print(
             f"visuomotor: {known} of the {len(source)} episodes of {dataset} are of scenes that `visuomotor eval` tests"
             " on, recorded by `run` or `eval --record`: evaluate this policy with another --seed than theirs",

@@ -15,6 +15,7 @@ from benchmarks.work import Work, graph_calls, work_of
 from execution.observation import Observation
 from policies.checkpoint import is_checkpoint
 from policies.export import export
+from policies.hinfinity.checkpoint import is_walking
 from policies.runtime import Runtime, Session
 from policies.runtime.backends import OpenVinoGraph
 from policies.torch_runtime import torch_runtime
@@ -86,7 +87,9 @@ def given(path: Path, folder: Path, threads: int) -> list[Candidate]:
 def engines_of(name: str, checkpoint: Path, bundle: Path, engines: tuple[Engine, ...], threads: int) -> list[Candidate]:
     """A checkpoint in each of the engines."""
     export(checkpoint, bundle)
-    work = dataclasses.replace(work_of(bundle), params=parameters(checkpoint))
+    work = work_of(bundle)
+    if not is_walking(checkpoint):  # whose bundle holds the actor alone, and all of it was trained
+        work = dataclasses.replace(work, params=parameters(checkpoint))
     reference = torch_runtime(checkpoint, threads)
     candidates = []
     for engine in engines:

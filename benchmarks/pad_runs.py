@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -15,7 +14,7 @@ import numpy as np
 from safetensors import safe_open
 
 from benchmarks.commands import visuomotor
-from benchmarks.runs import PolicyRun
+from benchmarks.runs import PolicyRun, digest
 from sim.tasks import TASKS as ALL_TASKS
 
 ALL = "all50"  # the dataset of every task of Meta-World
@@ -74,11 +73,7 @@ class PadRun(PolicyRun):
         self.folder.mkdir(parents=True, exist_ok=True)
         if not is_finished(self.checkpoint):
             self.fit()
-        weights, made_of = self.checkpoint / "model.safetensors", self.folder / "made_of.txt"
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        if made_of.exists() and made_of.read_text() != digest:
-            raise ValueError(f"{self.folder} holds what was made of other weights than {weights}: remove it")
-        made_of.write_text(digest)
+        self._keep(self.folder / "made_of.txt", digest(self.checkpoint))
         if self.device == "cpu" and not self.bundle.exists():
             anew = ("--sampling", *self.sampling) if self.sampling else ()
             visuomotor("export", self.checkpoint, "--output", self.bundle, *anew, log=self.folder / "export.log")

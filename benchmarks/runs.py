@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -70,6 +71,20 @@ class PolicyRun:
         """JSON of the evaluation."""
         return self.folder / ("eval.json" if self.execute is None else f"eval_execute_{self.execute}.json")
 
+    @property
+    def made(self) -> str:
+        """How what is in the folder was made, as JSON."""
+        how = {"family": self.family, "tasks": self.tasks, "dataset": str(self.dataset), "training": self.training}
+        return json.dumps(how | {"sampling": self.sampling, "of": str(self.checkpoint)}, default=str)
+
+    def _keep(self, file: Path, text: str) -> None:
+        """Write down what the folder's content is of. Raises ValueError: it is of something else."""
+        if not file.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        elif file.read_text() != text:
+            raise ValueError(f"{file}: {self.folder} holds what was made otherwise: remove it to measure anew")
+
     def collect(self) -> None:
         """Fifty demonstrations of each task; what is there is kept, what is missing is added."""
         self.dataset.parent.mkdir(parents=True, exist_ok=True)
@@ -79,10 +94,14 @@ class PolicyRun:
         )  # fmt: skip
 
     def train(self) -> None:
-        """Train and export on one thread; a run that was stopped continues, one that is done is left alone."""
+        """Train and export on one thread; a run that was stopped continues, one that is done is left alone.
+
+        Raises:
+            ValueError: the folder holds what was made otherwise.
+        """
+        self._keep(self.folder / "made.json", self.made)
         if self.bundle.exists():
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.trained is None:
             self.fit()
         anew = ("--sampling", *self.sampling) if self.sampling else ()
@@ -99,8 +118,9 @@ class PolicyRun:
         """`visuomotor eval` on unseen seeds, with a process a core; kept once done.
 
         Raises:
-            ValueError: what was kept is of other episodes.
+            ValueError: what was kept is of other episodes, or of another policy.
         """
+        self._keep(self.result.with_suffix(".of.txt"), digest(self.evaluated))
         if self.result.exists():
             wanted = [episode_seed("eval", seed, index) for index in range(episodes)]
             if any(row["seeds"] != wanted for row in self.rows()):
@@ -165,6 +185,14 @@ def show_comparison(console: Console, title: str, result: dict) -> None:
         mean, million = f"{figures['mean_success_rate']:.3f}", figures["parameters"] / 1e6
         table.add_row(group, f"{million:.3f} M parameters", "mean", mean, f"{low:.2f}-{high:.2f}", "")
     console.print(table)
+
+
+def digest(policy: Path) -> str:
+    """SHA-256 of what a bundle's manifest says of it, or of a checkpoint's weights, in hexadecimal."""
+    from policies.checkpoint import WEIGHTS_FILE
+    from policies.runtime.bundle import MANIFEST_FILE, is_bundle
+
+    return hashlib.sha256((policy / (MANIFEST_FILE if is_bundle(policy) else WEIGHTS_FILE)).read_bytes()).hexdigest()
 
 
 def parameters(checkpoint: Path) -> int:

@@ -9,7 +9,10 @@ from pathlib import Path
 import onnx
 
 from policies.runtime.bundle import read_bundle
-from policies.runtime.sampler import DiffusionSampler, PadSampler, Sampler, StreamingSampler
+from policies.runtime.locomotion import ACTOR
+from policies.runtime.sampler import DiffusionSampler, LocomotionSampler, PadSampler, Sampler, StreamingSampler
+
+FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,8 @@ def graph_calls(sampler: Sampler) -> dict[str, int]:
         return {"encoder": 1, "denoiser": len(sampler.steps), "decoder": 1}
     if isinstance(sampler, StreamingSampler):
         return {"encoder": 1, "denoiser": sampler.evaluations, "decoder": 1}
+    if isinstance(sampler, LocomotionSampler):
+        return {ACTOR: 1}
     return {"policy": 1}
 
 
@@ -57,7 +62,7 @@ def _numbers(graph: onnx.GraphProto) -> int:
     PyTorch's export writes a transposed matrix as one copy a use, each under a name of its own (`val_1`, `val_2`, ...):
     equal ones count once.
     """
-    arrays = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims]
+    arrays = [tensor for tensor in graph.initializer if tensor.data_type in FLOATS and tensor.dims]
     distinct = {(tensor.raw_data if tensor.name.startswith("val_") else tensor.name): tensor for tensor in arrays}
     return sum(prod(tensor.dims) for tensor in distinct.values())
 
@@ -65,7 +70,7 @@ def _numbers(graph: onnx.GraphProto) -> int:
 def _flop(graph: onnx.GraphProto) -> int:
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.output, *graph.value_info):
-        shapes[value.name] = tuple(size.dim_value for size in value.type.tensor_type.shape.dim)
+        shapes[value.name] = tuple(size.dim_value or 1 for size in value.type.tensor_type.shape.dim)  # a batch of 1
     total = 0
     for node in graph.node:
         if node.op_type in {"MatMul", "Gemm"}:

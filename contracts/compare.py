@@ -24,6 +24,12 @@ def differences(policy: PolicyContract, robot: RobotContract) -> list[str]:
         found.append(
             f"rate: the policy acts every {policy.action_period_s * 1e3:.3f} ms, the robot every {period * 1e3:.3f} ms"
         )
+    blind_s = (policy.execute - 1) * policy.action_period_s  # age of the last action before it looks again
+    if blind_s > robot.task.chunk_timeout_s + RATE_TOLERANCE:
+        found.append(
+            f"timing: the policy looks again after {policy.execute} actions, the last of them {blind_s:.3g} s after "
+            f"what it answers; nothing older than task.chunk_timeout_s, {robot.task.chunk_timeout_s:g} s, is obeyed"
+        )
     wanted, stated = policy.position_control, robot.command.position_control
     if wanted is not None and stated is not None and wanted != stated:
         found.append(

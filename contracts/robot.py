@@ -200,6 +200,12 @@ class CommandInterface(Contract, frozen=True, kw_only=True):
             require(self.kind == "joint_position", f"fallback damp is for joint_position, not for {self.kind}")
             stiff = [c.name for c in self.channels if c.hold != "measured"]
             require(not stiff, f"fallback damp: {stiff} must have hold: measured")
+        held = [c.name for c in self.channels if c.hold == "measured"]
+        require(
+            not held or self.kind == "joint_position",
+            f"kind {self.kind}: {held} with hold: measured would send a position as a velocity; hold: zero would be "
+            "right, or kind: joint_position",
+        )
 
 
 class TaskInterface(Contract, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from episodes.samples import (
 )
 
 RUN, STOPPED = "run", "stopped"  # modes of the controller
+RATE_TOLERANCE = 0.1  # relative, of commands by whoever drove the robot
 NOTHING = -1  # index of what is added to a row of values: none, which counts as 0
 
 
@@ -67,7 +68,8 @@ def bag_episode(
             stopped.
 
     Raises:
-        BagError: it holds no usable row, or does not say which task it was.
+        BagError: it holds no usable row, a real robot's commands come at another rate than its control, or it does not
+            say which task it was.
     """
     report = report or ConversionReport()
     try:
@@ -79,6 +81,7 @@ def bag_episode(
     order = np.argsort(stamps, kind="stable")
     stamps = stamps[order]
     actions = np.array([recorded.commands.values[i] for i in order], dtype=np.float32)
+    _check_rate(stamps, robot)
     chosen, complete = {}, np.ones(len(stamps), dtype=bool)
     late = np.zeros(len(stamps), dtype=bool)
     for name, timeline in recorded.samples.items():
@@ -145,6 +148,8 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
                 recorded.dropped += message.topic == applied
             elif message.topic == success:
                 recorded.success = bool(decoded.data) or (recorded.success is True and not is_sustained(robot))
+                if recorded.success and robot.body == "external" and not is_sustained(robot):
+                    break  # what follows, such as bringing the arm back, is no part of the task
             elif message.topic == mode:
                 recorded.modes.append(str(decoded.data))
             elif message.topic == applied:
@@ -163,6 +168,17 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
             recorded.dropped += message.topic == applied
             reader.note(f"{message.topic} at {message.log_time_ns} ns left out: {error}")
     return recorded
+
+
+def _check_rate(stamps: np.ndarray, robot: RobotContract) -> None:
+    """Raises BagError: a real robot's commands, at `stamps` [T] in ns, come at another rate than its control."""
+    if robot.body == "external" and len(stamps) > 1:
+        rate_hz = 1e9 / max(1.0, float(np.median(np.diff(stamps))))
+        if abs(rate_hz / robot.control_rate_hz - 1) > RATE_TOLERANCE:
+            raise BagError(
+                f"its commands come at {rate_hz:.3g} Hz, and each would be taken for a control period; "
+                f"control_rate_hz, {robot.control_rate_hz:g}, would be right"
+            )
 
 
 def _succeeded(recorded: _Recorded, sustained: bool, assumed: bool) -> bool:

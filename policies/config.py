@@ -7,6 +7,7 @@ from typing import Literal
 
 from contracts.serialization import Contract, require, require_finite
 
+NOISE = 0.8  # of the timesteps, from which on a sample is nearly all noise
 GROUPS = 8  # of every GroupNorm (arXiv 2303.04137, appendix A); widths are multiples of it
 
 
@@ -102,6 +103,28 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
         done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
+
+
+def require_noise_at_first(steps: int, train_timesteps: int) -> None:
+    """Raises ValueError: DDIM, spaced `leading` as diffusers does it, would begin where there should be much signal.
+
+    It begins with pure noise at timestep (steps - 1) * floor(train_timesteps / steps), which is 0 of one step and half
+    of the way of just more than half of the steps: what is there in place of the signal is then taken for it.
+    """
+
+    def begins(count: int) -> int:
+        return (count - 1) * (train_timesteps // count)
+
+    def noisy(count: int) -> bool:
+        return begins(count) >= NOISE * train_timesteps
+
+    right = [count for count in (5, 8, 10, 16, 25, 50, 75, 100, train_timesteps) if count <= train_timesteps]
+    would_do = ", ".join(str(count) for count in dict.fromkeys(right) if noisy(count))
+    require(
+        noisy(steps),
+        f"inference_steps {steps}: ddim would take pure noise for what it is at timestep {begins(steps)} of "
+        f"{train_timesteps}, where signal is left; {would_do} would be right",
+    )
 
 
 def require_width(name: str, width: int) -> None:

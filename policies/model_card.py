@@ -54,10 +54,12 @@ def _actions(contract: PolicyContract) -> str:
 def _usage(parts: Parts, bundle: Path) -> str:
     robot = parts.contract.robot
     if isinstance(parts.sampler, LocomotionSampler):
-        return f"""    visuomotor run --robot {robot} --policy {bundle.name} --task flat --output runs/{robot}
+        how = "--task flat --velocity 0.5 0 0"
+        return f"""    visuomotor run --robot {robot} --policy {bundle.name} {how} --output runs/{robot}
 
-Where to go is a `geometry_msgs/msg/Twist` on the robot's topic for it; what is beyond the velocity commands above is
-cut, and silence means to stand. The robot stands up first, slowly. When the policy or the measurements are lost it
-sinks: only the joints' damping acts."""
+Where to go is a `geometry_msgs/msg/Twist` on the robot's topic for it, which `--velocity` sends (to send your own,
+leave it out and set `ROS_DOMAIN_ID=0`). What is beyond the velocity commands above is cut, and silence means to stand.
+The robot stands up first, slowly. When the policy or the measurements are lost it sinks: only the joints' damping
+acts."""
     return f"""    visuomotor eval {bundle.name} --task TASK
     visuomotor run --robot {robot} --policy {bundle.name} --task TASK --output runs/TASK"""

@@ -9,6 +9,7 @@ from pathlib import Path
 from contracts import PolicyContract, RobotContract
 from policies.base import Graph
 from policies.checkpoint import CheckpointError, load_checkpoint
+from policies.runtime.bundle import is_bundle
 from policies.runtime.sampler import Sampler
 
 
@@ -49,6 +50,8 @@ def load_parts(
     from policies.hinfinity.checkpoint import is_walking
     from policies.hinfinity.export import walking_parts
 
+    if is_bundle(checkpoint):
+        raise CheckpointError(f"{checkpoint} is a bundle already; name the checkpoint that it was exported from")
     if is_walking(checkpoint):
         if sampling:
             raise CheckpointError(f"{next(iter(sampling))} cannot be chosen after training; of walking nothing can")

@@ -7,6 +7,8 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from contracts import RobotContract
+
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
 TRANSPORT_VARIABLES = {
@@ -17,6 +19,7 @@ TRANSPORT_VARIABLES = {
 }
 
 DISCOVERY_PORT, PORTS_A_DOMAIN, FIRST_UNICAST_PORT = 7400, 250, 10  # DDSI-RTPS 2.2, 9.6.1.1
+DEFAULT_DOMAIN_ID = 0  # in which a real robot's drivers are, unless told otherwise
 HIGHEST_SAFE_DOMAIN = 101  # above, on Linux, the ports of a domain meet the ephemeral ones
 
 
@@ -36,6 +39,11 @@ def discovery_s(environment: Mapping[str, str]) -> float:
     finds the other, and what it says of its topics may take another.
     """
     return 1.5 if environment.get(PROFILES) == TRANSPORT_VARIABLES[PROFILES] else 3.5
+
+
+def domain_id(robot: RobotContract) -> int:
+    """Where a robot is met: a real one where its drivers are, a simulated one where it moves nobody else."""
+    return DEFAULT_DOMAIN_ID if robot.body == "external" else free_domain_id()
 
 
 def free_domain_id() -> int:

@@ -23,7 +23,7 @@ from ros_nodes.episode_runner import EpisodeRunner
 from ros_nodes.episode_start import check_start, choose_instruction, task_text
 from ros_nodes.graph import RECORDER, describe_graph
 from ros_nodes.graph_client import GraphClient, GraphError
-from ros_nodes.middleware import free_domain_id, middleware_environment
+from ros_nodes.middleware import domain_id, middleware_environment
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
 from ros_nodes.processes import NodeProcesses
 from ros_nodes.run_report import EpisodeRow, RunReport
@@ -162,7 +162,7 @@ class _Run:
             imagine_hz=options.imagine_hz,
         )
         directory = options.output.resolve() / "nodes"
-        self._middleware = middleware_environment(free_domain_id(), os.environ) | {"ROS_LOG_DIR": str(directory)}
+        self._middleware = middleware_environment(domain_id(robot), os.environ) | {"ROS_LOG_DIR": str(directory)}
         marker = {RUN_MARKER: os.environ.get(RUN_MARKER, uuid.uuid4().hex)}
         self.processes = NodeProcesses(directory, dict(os.environ) | self._middleware | marker, self._on_death)
 

@@ -167,6 +167,7 @@ class _Outcome:
     execute: int
     inference_ms: list[float]
     stopped: tuple[str, ...]
+    held: Counter[str]
     interventions: Counter[str]
     action_ages: Counter[int]
     residual_noise: tuple[float, ...] | None
@@ -215,6 +216,7 @@ class _Evaluator:
             execute=self._runtime.contract.execute,
             inference_ms=rollout.inference_ms,
             stopped=rollout.stopped,
+            held=rollout.held,
             interventions=rollout.interventions,
             action_ages=rollout.action_ages,
             residual_noise=rollout.residual_noise,
@@ -268,9 +270,11 @@ class _Recording:
 def _summarize(task: str, outcomes: Sequence[_Outcome], how: _How) -> TaskResult:
     successes = sum(o.success for o in outcomes)
     inference_ms = [ms for o in outcomes for ms in o.inference_ms]
+    held: Counter[str] = Counter()
     limited: Counter[str] = Counter()
     ages: Counter[int] = Counter()
     for outcome in outcomes:
+        held.update(outcome.held)
         limited.update(outcome.interventions)
         ages.update(outcome.action_ages)
     action_age_steps = {str(age): count for age, count in sorted(ages.items())}
@@ -289,6 +293,7 @@ def _summarize(task: str, outcomes: Sequence[_Outcome], how: _How) -> TaskResult
         stitching=how.stitching,
         prefix=how.prefix,
         stopped=dict(Counter(", ".join(o.stopped) for o in outcomes if o.stopped)),
+        held=dict(held),
         limited=dict(limited),
         action_age_steps=action_age_steps,
         residual_noise=noise_carried_out(action_age_steps, outcomes[0].residual_noise),

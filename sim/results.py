@@ -11,6 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+NOTABLE = 0.05  # of the control periods
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -31,6 +33,7 @@ class TaskResult:
         stitching: how overlapping chunks were joined.
         prefix: actions of the chunk before that each chunk repeated; 0 unless the stitching is `prefix`.
         stopped: episodes in which the controller gave up, by reason.
+        held: control steps in which the controller held, by reason; the first of each episode wait for a chunk.
         limited: commands that the safety filter changed, by limit and channel.
         action_age_steps: commands by the control periods from the observation they answer to their own time.
         residual_noise: how noisy what was carried out still was (`noise_carried_out`); None: all was decided.
@@ -52,6 +55,7 @@ class TaskResult:
     stitching: str
     prefix: int
     stopped: dict[str, int]
+    held: dict[str, int]
     limited: dict[str, int]
     action_age_steps: dict[str, int]
     residual_noise: dict[str, float] | None
@@ -98,4 +102,10 @@ def show(results: Sequence[TaskResult], console: Console | None = None) -> None:
             f"{r.steps_mean:.0f}",
             inference,
         )
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(table)
+    for r in results:
+        held, steps = sum(r.held.values()), r.steps_mean * r.episodes
+        if held > NOTABLE * steps:
+            reasons = ", ".join(f"{reason} {count}" for reason, count in r.held.items())
+            console.print(f"{r.task}: in {held / steps:.0%} of the control periods the robot was held ({reasons})")

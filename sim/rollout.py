@@ -70,6 +70,7 @@ class Rollout:
         stopped: why the controller gave up, if it did; this ends the episode too.
         inference_ms: duration of each inference.
         interventions: what the safety filter changed, counted by limit and channel.
+        held: control steps in which the controller held, counted by reason.
         action_ages: commands by their age, as of `ControllerCore.ages`.
         residual_noise: of the session.
         session: the policy's.
@@ -99,6 +100,7 @@ class Rollout:
         self.stopped: tuple[str, ...] = ()
         self.inference_ms: list[float] = []
         self.interventions: Counter[str] = Counter()
+        self.held: Counter[str] = Counter()
         self.answered: int | None = None
         self._policy = runtime.contract
         joined, repeated = split_stitching(stitching, prefix)
@@ -158,6 +160,8 @@ class Rollout:
             self.stopped = command.reasons
         if command.mode is Mode.RUN:
             self.interventions.update(command.reasons)
+        elif command.mode is Mode.HOLD:
+            self.held[", ".join(command.reasons)] += 1
         self.env.advance(self.env.hold_action() if command.values is None else command.values)
         if self._record:
             self._actions.append(self.env.applied_action)

@@ -121,6 +121,7 @@ class CarpPolicy(Policy):
                 end = self.config.horizon * torch.arange(1, scale + 1)  # of each token's time, times the scale
                 tokens = torch.where(end <= prefix * scale, quantizer.nearest(quantizer.shrink(left, index)), tokens)
             added = quantizer.contribution(quantizer.codes(tokens), index)
+            added = added + 0 * logits.sum()  # a NaN has no code, and must not come out as an action
             f_hat = added if f_hat is None else f_hat + added
             chosen.append(tokens)
         assert f_hat is not None  # there is at least one scale

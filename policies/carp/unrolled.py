@@ -75,6 +75,7 @@ class UnrolledCarp(nn.Module):
             x = functional.layer_norm(x, x.shape[-1:]) * (1 + final[0]) + final[1]
             logits = self.transformer.head(x).unflatten(0, (self.dims, -1))
             added = self.contributions[index](self._likeliest(logits).flatten(1).unsqueeze(1))
+            added = added + 0 * logits.sum()  # a NaN has no likeliest code, and must not come out as an action
             f_hat = added if f_hat is None else f_hat + added
         return self.actions.inverse(self.decoder(f_hat)[:, 0].T)[None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from contracts.serialization import require
-from policies.config import PolicyConfig, require_width
+from policies.config import PolicyConfig, require_noise_at_first, require_width
 
 
 class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
@@ -43,3 +43,5 @@ class DiffusionConfig(PolicyConfig, frozen=True, kw_only=True):
             1 <= self.inference_steps <= self.train_timesteps <= 10_000,
             f"need 1 <= inference_steps ({self.inference_steps}) <= train_timesteps ({self.train_timesteps}) <= 10000",
         )
+        if self.scheduler == "ddim":
+            require_noise_at_first(self.inference_steps, self.train_timesteps)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from contracts.serialization import require, require_finite
-from policies.config import GROUPS, ChunkConfig, require_width
+from policies.config import GROUPS, ChunkConfig, require_noise_at_first, require_width
 
 
 class Size(NamedTuple):
@@ -155,6 +155,8 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
             1 <= self.inference_steps <= MAX_STEPS,
             f"inference_steps must be within [1, {MAX_STEPS}], not {self.inference_steps}",
         )
+        if self.solver == "ddim":
+            require_noise_at_first(self.inference_steps, MAX_STEPS)
 
     @property
     def transformer_size(self) -> Size:

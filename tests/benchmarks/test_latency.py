@@ -75,6 +75,14 @@ def test_work_is_counted_as_pytorch_counts_it(result: dict[str, Any], tmp_path: 
     assert row["params"] == sum(parameter.numel() for parameter in policy.parameters())
 
 
+@pytest.mark.parametrize(("bundle", "least"), [("hinfinity-go2", 100_000), ("pad-nano", 4_000_000)])
+def test_every_bundle_of_the_zoo_is_measured_with_all_its_numbers(bundle: str, least: int) -> None:
+    """A walking policy's graph has a batch of any size, and PAD's weights are stored as fp16."""
+    (row,) = bench_latency((ROOT / "zoo" / bundle,), calls=2, networks=())["rows"]
+    assert row["params"] > least
+    assert row["mflop"] * 1e6 > row["params"]
+
+
 def test_only_openvino_tells_its_operators(result: dict[str, Any]) -> None:
     openvino, onnxruntime, torch = result["rows"]
     assert openvino["operators"] > 16 * 10  # a denoising step has dozens

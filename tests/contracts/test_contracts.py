@@ -120,6 +120,7 @@ def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
         (("command", "channels", 0, "min"), 3.0, "not below max"),
         (("command", "channels", 0, "max"), float("inf"), "finite"),
         (("command", "channels", 1, "measured_by"), "elbow", "no sensor has the field 'elbow'"),
+        (("command", "channels", 0, "hold"), "measured", "would send a position as a velocity"),
         (("command", "timeout_s"), 0.0, "timeout_s"),
         (("observation_sets", "state", "observation.state"), ["unknown"], "no sensor has the field 'unknown'"),
         (("observation_sets", "image", "observation.images.corner2"), ["left"], "left"),
@@ -177,6 +178,7 @@ def test_every_difference_is_listed_by_name(policy: PolicyContract, robot: Robot
     for expected in (
         "franka",
         "50.000 ms",
+        "looks again after 8 actions, the last of them 0.35 s after",
         "other order",
         "cm/s",
         "(64, 64, 3)",

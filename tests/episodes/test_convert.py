@@ -129,7 +129,7 @@ class RealRecorder(Recorder):
         super().__init__(path, RobotContract.from_dict({**robot.to_dict(), "body": "external"}))
         self.episodes = 0
 
-    def work(self, *modes: str, commands: float = 0.1) -> None:
+    def work(self, *modes: str, commands: float = 0.1, faster: float = 1.0) -> None:
         """A short episode; every run numbers its own from 0."""
         if self.episodes:
             self.writer.split()
@@ -138,7 +138,11 @@ class RealRecorder(Recorder):
         self.episodes += 1
         for mode in modes:
             self.raw("controller_state", message_type(STRING)(data=mode), STRING)
+        self.drive(commands, faster)
+
+    def drive(self, commands: float, faster: float = 1.0) -> None:
         for _ in range(3):
+            self.now += round(self.robot.control_period_s * 1e9 / faster)
             self.sense((self.now - START) / MS, float(self.episodes))
             self.raw(self.robot.command.topic, number_array(np.full(4, commands)), self.robot.command.type)
 
@@ -185,6 +189,32 @@ def test_unjudged_episodes_of_a_real_robot_are_learned_from_when_told_so(robot: 
         assert [e.success for e in Dataset(tmp_path / f"dataset_{assume}").episodes] == successes
         assert "of 3 nobody said, on the topic `success`, how they ended" in said
         assert ("--assume-success" in said) == (not assume)
+
+
+def test_what_comes_after_success_is_not_learned(robot: RobotContract, tmp_path: Path) -> None:
+    """The arm is brought back, and the next episode has not been announced yet."""
+    recorder = RealRecorder(tmp_path / "bag", robot)
+    recorder.work(commands=0.1)
+    recorder.success(True)
+    recorder.drive(-0.5)
+    recorder.writer.close()
+    bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    episode = Dataset(tmp_path / "dataset").episode(0)
+    assert episode.success
+    assert episode.actions[:, 0].tolist() == pytest.approx([0.1] * 3)
+
+
+def test_commands_at_another_rate_than_control_are_refused(robot: RobotContract, tmp_path: Path) -> None:
+    """They would be carried out faster, or slower, than they were shown."""
+    recorder = RealRecorder(tmp_path / "bag", robot)
+    for faster in (0.5, 0.95, 2.0):
+        recorder.work(faster=faster)
+    recorder.writer.close()
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    assert report.added == 1
+    assert "its commands come at 40 Hz" in report.skipped[0]
+    assert "control_rate_hz, 80, would be right" in report.skipped[0]
+    assert "160 Hz" in report.skipped[1]
 
 
 def test_a_real_robot_that_fell_did_not_walk_as_asked(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def small_robot(robot: RobotContract) -> RobotContract:
 
 
 SMALL: dict[str, dict[str, Any]] = {
-    "diffusion": {"timestep_dim": 4, "inference_steps": 2},
+    "diffusion": {"timestep_dim": 4, "inference_steps": 5},
     "streaming": {"horizon": 4, "level_dim": 4, "noise_levels": 8, "reset_evaluations": 2},
 }
 

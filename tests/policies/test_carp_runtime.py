@@ -5,6 +5,7 @@ All that needs a trained one is here, so that it is trained once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from policies.carp.policy import CarpPolicy
 from policies.checkpoint import load_checkpoint
 from policies.export import export
 from policies.loading import load_runtime
-from policies.runtime import BundleError, Runtime
+from policies.runtime import BundleError, PolicyOutputError, Runtime
 from policies.runtime.graphs import Array, GraphRunner
 from policies.runtime.sampler import CarpSampler
 from policies.runtime.sessions import Session
@@ -168,6 +169,24 @@ def test_of_two_codes_that_are_equally_likely_one_is_taken(make_carp, make_obser
         either.append(graph.module(*values)[0].numpy())
     assert min(np.abs(either[2] - e).max() for e in either[:2]) < 1e-4
     assert np.abs(either[0] - either[1]).max() > 1e-2
+
+
+@pytest.mark.parametrize("top_k", [1, 4])
+@pytest.mark.parametrize("prefix", [0, 4])
+def test_a_nan_within_does_not_come_out_as_an_action(top_k, prefix, make_carp, robot, make_observation):
+    """Codes are finite, whatever they were chosen by."""
+    policy = make_carp(top_k=top_k)
+    runtime = torch_runtime_of(policy, robot)
+    session = runtime.start(0, prefix=prefix)
+    session.act(make_observation(policy.contract))
+    with torch.no_grad():
+        policy.transformer.head.bias[0] = math.nan
+    broken = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
+    with pytest.raises(ValueError, match="not finite"):
+        Runtime(policy.contract, robot, policy.sampler(), broken)  # looks at what comes of zeros
+    session.runners = broken
+    with pytest.raises(PolicyOutputError, match="not finite"):
+        session.act(make_observation(policy.contract))
 
 
 def test_one_call_of_one_graph_a_chunk(bundle):

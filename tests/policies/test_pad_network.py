@@ -256,6 +256,7 @@ def test_a_pretrained_autoencoder_is_taken_with_its_scale(tmp_path):
         ({"text": "clip"}, "needs text_directory"),
         ({"action_weight": math.nan}, "finite"),
         ({"inference_steps": 0}, "inference_steps"),
+        ({"solver": "ddim", "inference_steps": 501}, "at timestep 500 of 1000"),
     ],
 )
 def test_wrong_choices_are_refused(changes, message):

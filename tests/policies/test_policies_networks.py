@@ -101,6 +101,12 @@ def test_averages_of_another_network_are_refused(change):
         ({"widths": (12, 24)}, "multiple of 8"),
         ({"horizon": 6, "execute": 4}, "multiple of 4"),
         ({"inference_steps": 101}, "inference_steps"),
+        (
+            {"inference_steps": 1},
+            "at timestep 0 of 100, where signal is left; 5, 8, 10, 16, 25, 50, 100 would be right",
+        ),
+        ({"inference_steps": 60}, "at timestep 59 of 100"),
+        ({"inference_steps": 34}, "at timestep 66 of 100"),
         ({"kernel_size": 4}, "odd"),
         ({"depth": 3}, "unknown field"),
         ({"horizon": "16"}, "horizon"),

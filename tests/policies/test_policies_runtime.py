@@ -14,6 +14,7 @@ import torch
 
 from contracts import check_compatible
 from execution.observation import Observation
+from policies.checkpoint import CheckpointError
 from policies.export import export
 from policies.loading import load_runtime
 from policies.runtime import BundleError, PolicyOutputError, Runtime
@@ -191,6 +192,8 @@ def test_export_replaces_nothing_but_bundles(exported, tmp_path, killed):
     with pytest.raises(FileExistsError, match=r"holds notes\.txt"):
         export(run / "checkpoint", bundle)
     (bundle / "notes.txt").unlink()
+    with pytest.raises(CheckpointError, match="is a bundle already"):
+        export(bundle, run / "another")
     (bundle / "README.md").write_text("A card.")
     if killed:
         bundle.rename(run / ".bundle.replaced")
@@ -242,12 +245,12 @@ def test_a_checkpoint_can_be_sampled_otherwise_and_a_bundle_cannot(exported, mak
     observation = make_observation(policy.contract, seed=1, stamp_ns=1)
     chunks = [
         load_runtime(checkpoint, sampling=sampling).start(0).act(observation).actions
-        for sampling in (None, {"inference_steps": "10"}, {"inference_steps": "2"})
+        for sampling in (None, {"inference_steps": "10"}, {"inference_steps": "16"})
     ]
     assert np.array_equal(chunks[0], chunks[1])
     assert not np.allclose(chunks[0], chunks[2])
     with pytest.raises(ValueError, match="is a bundle: --device and --sampling are for checkpoints"):
-        load_runtime(bundle, sampling={"inference_steps": "2"})
+        load_runtime(bundle, sampling={"inference_steps": "16"})
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -134,7 +134,7 @@ def _export_untrained(robot: RobotContract, task: str, tmp_path_factory) -> Path
     from policies.export import export
     from tests.checkpoints import write_checkpoint
 
-    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=4)
+    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=5)
     contract = make_contract("diffusion", config, robot, "state", task)
     torch.manual_seed(0)
     policy = DiffusionPolicy(config, contract)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 
+import msgspec
 from std_msgs.msg import Bool
 
 from ros_nodes import qos
-from ros_nodes.middleware import PROFILES, discovery_s, free_domain_id, middleware_environment
+from ros_nodes.middleware import PROFILES, discovery_s, domain_id, middleware_environment
 from tests.ros_nodes.peers import Peer
 
 
@@ -15,7 +16,11 @@ def test_the_user_has_the_last_word_on_the_middleware() -> None:
     assert middleware_environment(7, {})["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     chosen = middleware_environment(7, {"ROS_DOMAIN_ID": "3", "ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET"})
     assert (chosen["ROS_DOMAIN_ID"], chosen["ROS_AUTOMATIC_DISCOVERY_RANGE"]) == ("3", "SUBNET")
-    assert 1 <= free_domain_id() <= 101
+
+
+def test_a_simulated_robot_has_a_domain_of_its_own_and_a_real_one_that_of_its_drivers(robot) -> None:
+    assert 1 <= domain_id(robot) <= 101
+    assert domain_id(msgspec.structs.replace(robot, body="external")) == 0
 
 
 def test_who_starts_later_is_found_within_the_time_that_a_run_waits(robot, middleware, wait_for) -> None:

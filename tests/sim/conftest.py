@@ -57,7 +57,7 @@ def fingerprint() -> Fingerprint:
 def two_task_runtime() -> Runtime:
     """A real policy, never trained, that knows `push` and `reach`."""
     robot = load_robot("metaworld_sawyer")
-    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=2)
+    config = DiffusionConfig(widths=(16, 32), timestep_dim=16, inference_steps=5)
     task = "push the puck to the goal\nmove the gripper to the goal"
     policy = DiffusionPolicy(config, make_contract("diffusion", config, robot, "state", task))
     size = policy.contract.observations[0].feature.shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from contracts import ContractMismatch, PolicyContract, PolicyObservation, load_robot
 from episodes.dataset import Dataset, DatasetError
@@ -19,7 +21,7 @@ from sim import MetaWorldEnv
 from sim.evaluate import evaluate, evaluate_tasks, fitting_robot
 from sim.expert_runtime import ExpertRuntime
 from sim.replay import resimulate_episode
-from sim.results import as_json, write_json
+from sim.results import as_json, show, write_json
 from sim.rollout import Rollout
 from sim.seeds import episode_seed, is_evaluation_seed
 
@@ -248,6 +250,16 @@ def test_a_recording_that_was_stopped_is_completed_but_not_mixed_with_anothers(t
     assert [episode.seed for episode in Dataset(record).episodes] == [episode_seed("eval", 0, i) for i in range(2)]
     with pytest.raises(DatasetError, match="already has an episode of 'reach' with seed 1; one of another seed"):
         evaluate(lambda: Counting(_contract()), "reach", 1, record=record)
+
+
+@pytest.mark.parametrize(("delay_steps", "held"), [(2, False), (21, True)])
+def test_a_robot_that_mostly_holds_is_told(delay_steps, held):
+    """Of a success rate of 0 it must be known whether the policy failed, or was never obeyed."""
+    result = evaluate(lambda: Counting(_contract(horizon=40)), "reach", 1, delay_steps=delay_steps)
+    said = io.StringIO()
+    show([result], Console(file=said, width=200))
+    assert (sum(result.held.values()) > 400) == held
+    assert ("control periods the robot was held" in said.getvalue()) == held
 
 
 def test_every_session_starts_from_the_seed_of_its_episode():
