@@ -5,13 +5,15 @@
 Go2 on flat ground, all on the CPU. All kinds of work take turns in one run, so that what else the machine does slows
 all of them; medians of the rounds, in control steps (of 4 physics steps) a second:
 
-- `mj_step`: MuJoCo's own step alone, called from as many threads as there are cores, on the models, starts and commands
-  that `environment` has;
+- `mj_step`: MuJoCo's own step alone, called from as many threads as there are cores, on the models and commands that
+  `environment` has, in each round from where its robots are then;
 - `environment`: the task's whole step: observations, rewards, resets;
 - `collection`: the same with the actor, its noise and the rollout's storage;
 - `loop none`, `loop hinfinity`: collection and learning, without a disturber and with one at full force;
 - `loop rsl_rl`: rsl-rl-lib's PPO in the same environment, with the same networks and epochs. Needs `pip install
   rsl-rl-lib`; left out where that is missing.
+
+Actions are as noisy everywhere: how robots move decides how long a step of the physics takes.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,7 +75,9 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
             "environment": environment(task),
         }
         for disturber in ("none", "hinfinity"):
-            config = HInfinityConfig(disturber=disturber, warmup=0, chance_first=0, force_ramp=0, device="cpu")
+            config = HInfinityConfig(
+                disturber=disturber, warmup=0, chance_first=0, force_ramp=0, device="cpu", initial_std=ACTION_STD
+            )
             tasks = stack.enter_context(training_groups("go2", "flat", envs, threads=threads))
             trainer = Trainer(tasks, "go2", config, Path(folder) / disturber)
             if disturber == "none":
@@ -82,7 +87,7 @@ def measure(envs: int, rounds: int) -> dict[str, Any]:
             from benchmarks.rsl_rl_ppo import rsl_rl_loop
 
             own = stack.enter_context(make_task("go2", "flat", envs, threads=threads))
-            works["loop rsl_rl"] = rsl_rl_loop(own, HInfinityConfig())
+            works["loop rsl_rl"] = rsl_rl_loop(own, HInfinityConfig(initial_std=ACTION_STD))
         rates: dict[str, list[float]] = {name: [] for name in works}
         for number in range(rounds + 1):
             for name, work in works.items():
@@ -109,20 +114,18 @@ def ratios(rates: dict[str, list[float]]) -> dict[str, float]:
 
 
 def physics(task: LocomotionTask, threads: int, steps: int = 24) -> Work:
-    """`mj_step` alone, from where the task's robots are now, with the commands that `environment` gives."""
+    """`mj_step` alone, from where the task's robots are, with the commands that `environment` gives."""
     import mujoco
 
     robots = task.robots
     full = mujoco.mjtState.mjSTATE_FULLPHYSICS.value
-    starts = robots.snapshot()["states"][:, -1]
-    models = [robots.pool.models[index] for index in robots.model_index]
     targets = np.array(GO2.default_pose) + GO2.action_scale * actions(task.count, steps)
-    data = [mujoco.MjData(models[0]) for _ in range(threads)]
+    data = [mujoco.MjData(robots.pool.models[0]) for _ in range(threads)]
 
-    def share(number: int) -> None:
+    def share(number: int, starts: np.ndarray) -> None:
         own = data[number]
         for i in range(number, task.count, threads):
-            model = models[i]
+            model = robots.pool.models[robots.model_index[i]]
             mujoco.mj_setState(model, own, starts[i], full)
             own.qacc_warmstart[:] = 0
             for target in targets[:, i]:
@@ -132,7 +135,8 @@ def physics(task: LocomotionTask, threads: int, steps: int = 24) -> Work:
     pool = ThreadPoolExecutor(threads)
 
     def work() -> int:
-        list(pool.map(share, range(threads)))
+        starts = robots.snapshot()["states"][:, -1]
+        list(pool.map(partial(share, starts=starts), range(threads)))
         return task.count * steps
 
     return work
@@ -151,9 +155,7 @@ def environment(task: LocomotionTask, steps: int = 24) -> Work:
 
 
 def collection(trainer: Trainer) -> Work:
-    """A rollout with the actor, which has not learned yet but explores as one that has."""
-    with torch.no_grad():
-        trainer.networks.actor.log_std.fill_(float(np.log(ACTION_STD)))
+    """A rollout with the actor, which explores as one that has learned."""
 
     def work() -> int:
         trainer.collect(pushed=False)

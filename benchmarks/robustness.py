@@ -4,8 +4,8 @@
         --regimes undisturbed continuous sudden adversary --json robustness.json
 
 A policy is a checkpoint of `visuomotor train hinfinity` or a bundle exported from one. NAME=PATH,PATH,... makes a group
-of policies that differ in their training seed only: they are reported one by one, together, and against every other
-group. A PATH alone is a group of its own.
+of policies that differ in their training seed only, in the order of those seeds: they are reported one by one,
+together, and against every other group. A PATH alone is a group of its own.
 
 Every episode lasts 20 s or until the robot falls: its trunk tilts by more than 1 rad or comes below half its height.
 Robots are told to go with up to 1 m/s forward and left and turn by up to 1 rad/s, drawn anew every 10 s. They have the
@@ -13,7 +13,7 @@ published masses and gains, no delay, flat ground and noisy measurements, but fo
 
 {regimes}
 
-`terrain` stands for every kind of ground, `all` for everything.
+`terrain` stands for every kind of ground, `all` for everything; `sudden:250,350` are other levels of a regime.
 
 - survival: share of the episodes without a fall, with Wilson's 95 % interval. A group's interval takes its episodes for
   independent; `lowest` and `highest` of its policies are in the JSON. Where the physics itself breaks down, the episode
@@ -191,7 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     text = __doc__.format(regimes="\n".join(_described()))
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policies", nargs="+", required=True, metavar="[NAME=]PATH[,PATH...]")
-    parser.add_argument("--regimes", nargs="+", default=["undisturbed", "continuous", "sudden"], metavar="NAME")
+    regimes = ["undisturbed", "continuous", "sudden"]
+    parser.add_argument("--regimes", nargs="+", default=regimes, metavar="NAME[:LEVEL,LEVEL]")
     parser.add_argument("--episodes", type=_positive, default=200, help="of each cell (200)")
     parser.add_argument("--seed", type=_natural, default=0, help="of all that is drawn (0)")
     parser.add_argument("--seconds", type=_positive, default=20, help="longest episode (20)")

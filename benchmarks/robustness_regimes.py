@@ -93,14 +93,31 @@ REGIMES = {
 
 
 def chosen(names: list[str]) -> list[Condition]:
-    """The conditions of regimes by name; `terrain` is every kind of ground, `all` is everything. Raises ValueError."""
+    """The conditions of regimes by name; `terrain` is every kind of ground, `all` is everything.
+
+    `NAME:LEVEL,LEVEL` is a regime at other levels than its own. Raises ValueError.
+    """
     wanted: dict[str, Regime] = {}
     for name in names:
+        name, _, levels = name.partition(":")
         found = [r for r in REGIMES if name in (r, "all") or (name == "terrain" and r.startswith(TERRAIN))]
         if not found:
             raise ValueError(f"no regime {name!r}; there are {', '.join(REGIMES)}; terrain (every kind); all")
-        wanted |= {r: REGIMES[r] for r in found}
+        if levels and not (len(found) == 1 and len(REGIMES[name].levels) > 1):
+            raise ValueError(f"{name} has no levels, so {levels!r} cannot be chosen of them")
+        wanted |= {r: replace(REGIMES[r], levels=_levels(name, levels)) if levels else REGIMES[r] for r in found}
     return [Condition(regime, level) for regime in wanted.values() for level in regime.levels]
+
+
+def _levels(name: str, words: str) -> tuple[float, ...]:
+    """Numbers of a regime. Raises ValueError."""
+    try:
+        levels = tuple(dict.fromkeys(float(word) for word in words.split(",")))
+    except ValueError:
+        raise ValueError(f"{name}:{words}: levels are numbers with commas between, such as {name}:80,120") from None
+    if not all(0 <= level < np.inf for level in levels):
+        raise ValueError(f"{name}:{words}: levels must be finite and not negative")
+    return levels
 
 
 def make_task(

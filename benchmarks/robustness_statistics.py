@@ -36,8 +36,9 @@ class Bootstrap:
 
     Episodes are drawn with replacement, the same ones of all that is compared, since episode i is the same for every
     policy. The policies of a group are drawn too, since other training seeds would have given others: of two or three
-    that says roughly how much seeds matter, which is better than to leave it out. The same numbers give the same
-    intervals.
+    that says roughly how much seeds matter, which is better than to leave it out. Groups of as many policies each are
+    compared pair by pair, since those are named in the order of their training seeds, and runs of one seed have their
+    beginning in common. The same numbers give the same intervals.
     """
 
     def __init__(self, episodes: int) -> None:
@@ -50,7 +51,7 @@ class Bootstrap:
 
     def difference(self, a: Array, b: Array) -> Interval:
         """Of the mean of `a` [policies, episodes] minus that of `b` [other policies, the same episodes]."""
-        return _percentiles(self._means(a) - self._means(b))
+        return self.mean(a - b) if len(a) == len(b) else _percentiles(self._means(a) - self._means(b))
 
     def _means(self, values: Array) -> Array:
         """Of all the draws, [RESAMPLES]."""

@@ -207,8 +207,20 @@ def test_regimes_are_chosen_by_name():
     ]  # fmt: skip
     assert len(chosen(["terrain", "terrain-rough"])) == 9
     assert {c.regime.name for c in chosen(["all"])} == set(REGIMES)
-    with pytest.raises(ValueError, match="no regime 'wind'; there are undisturbed, continuous"):
-        chosen(["wind"])
+    assert [str(c) for c in chosen(["sudden:250,400", "latency:15"])] == [
+        "sudden 250 N",
+        "sudden 400 N",
+        "latency 15 ms",
+    ]
+    for wrong, why in (
+        ("wind", "no regime 'wind'; there are undisturbed, continuous"),
+        ("undisturbed:5", "undisturbed has no levels"),
+        ("terrain:5", "terrain has no levels"),
+        ("sudden:hard", "sudden:hard: levels are numbers"),
+        ("sudden:-5", "sudden:-5: levels must be finite and not negative"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            chosen([wrong])
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------
@@ -360,6 +372,17 @@ def test_training_seeds_that_differ_widen_the_interval():
     assert row["survival"] == pytest.approx(2 / 3 - 1 / 2)
     assert low < -0.4
     assert high > 0.4
+
+
+def test_runs_of_one_training_seed_are_compared_with_each_other():
+    """Seeds differ by a half, and the first group is better by a tenth in each of them."""
+    ranks = np.arange(200)
+    first = [episodes(ranks < survive) for survive in (60, 160)]
+    second = [episodes(ranks < survive) for survive in (40, 140)]
+    (row,) = differences({"a": {UNDISTURBED: first}, "b": {UNDISTURBED: second}})
+    low, high = row["ci95"]
+    assert row["survival"] == pytest.approx(0.1)
+    assert 0 < low < high < 0.2
 
 
 def test_a_regime_as_a_whole_is_the_mean_over_its_levels():
