@@ -28,7 +28,7 @@ from policies.torch_runtime import TorchGraph
 from tests.checkpoints import write_checkpoint
 
 STATE, CAMERA = "observation.state", "observation.images.corner2"
-TINY = PadConfig(size="2x32x2", vae_channels=(8, 8), text_dim=8, inference_steps=4)
+TINY = PadConfig(size="2x32x2", vae_channels=(8, 8), text_dim=8, inference_steps=5)
 TASKS = "open the drawer\nclose the drawer"
 BACKENDS = ("openvino", "onnxruntime")
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

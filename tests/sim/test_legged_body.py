@@ -107,6 +107,12 @@ def without_imu(data):
     data["sensors"][1].update(type="sensor_msgs/msg/JointState")
 
 
+def with_velocities(data):
+    data["command"].update(kind="joint_velocity", fallback="hold")
+    for channel in data["command"]["channels"]:
+        channel.update(hold="zero", min=-1, max=1)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -114,7 +120,7 @@ def without_imu(data):
         (lambda data: data.update(control_rate_hz=40), "this simulation takes 50 Hz"),
         (lambda data: data["command"].update(position_control={"kp": 20, "kd": 1}), "kp 40.0, kd 1.0 would be right"),
         (without_imu, "not measure imu_orientation_x"),
-        (lambda data: data["command"].update(kind="joint_velocity", fallback="hold"), "not joint_velocity of FL_hip"),
+        (with_velocities, "not joint_velocity of FL_hip"),
     ],
 )
 def test_a_contract_that_does_not_fit_is_refused(change, message):
