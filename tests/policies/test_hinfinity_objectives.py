@@ -510,15 +510,14 @@ def test_a_fall_becomes_worse_as_the_forces_rise():
     limits = ForceLimits(config, 3)
     limits.share[:] = torch.tensor([[0.0, 0.5, 1.0], [0.2, 0.2, 0.2]])
     who = torch.tensor([CHANCE, CHANCE, CHANCE])
-    assert limits.fall_worth(9, who).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
-    assert limits.fall_worth(10, who).tolist() == pytest.approx([-0.5, -1.5, -2.5])
-    assert limits.fall_worth(10, torch.full((3,), DISTURBER)).tolist() == pytest.approx([-0.9] * 3)
+    assert limits.fall_worth(9).tolist() == [-0.5] * 3  # nobody is pushed in the warm-up
+    assert limits.fall_worth(10).tolist() == pytest.approx([-0.5, -1.5, -2.5])  # whoever pushes, and however hard
     at_once = ForceLimits(HInfinityConfig(disturber="random", force_ramp=0, force_max_n=200), 2)
     at_once.follow(torch.ones(24, 2, dtype=torch.bool), who[:2], 0.02)
     assert at_once.newtons(who[:2]).tolist() == [200, 200]  # without a ramp forces are what they are
     nobody = ForceLimits(HInfinityConfig(disturber="none", fall=-0.5), 2)
     assert not nobody.pushed(10_000)
-    assert nobody.fall_worth(10_000, torch.full((2,), NOBODY)).tolist() == [-0.5, -0.5]
+    assert nobody.fall_worth(10_000).tolist() == [-0.5, -0.5]
 
 
 def test_the_pushes_of_a_disturber_vary_about_where_it_aims():
