@@ -48,9 +48,13 @@ class ForceLimits:
         """The limits now of robots that are pushed by `who` [N], [N]."""
         return self.config.force_start_n + self._of(who) * (self.config.force_max_n - self.config.force_start_n)
 
-    def fall_worth(self, iteration: int, who: Tensor) -> Tensor:
-        """What a fall is worth in an iteration, in reward, [N]: it is worse under larger forces."""
-        share = self._of(who) if self.pushed(iteration) else torch.zeros(len(who))
+    def fall_worth(self, iteration: int) -> Tensor:
+        """What a fall is worth to each robot in an iteration, in reward, [N]: it is worse under larger forces.
+
+        Whoever pushes, those by chance count. Aimed ones are smaller and hurt more, so that a fall at their rate would
+        be a way out of them.
+        """
+        share = self.share[0] if self.pushed(iteration) else torch.zeros_like(self.share[0])
         return self.config.fall + share * (self.config.fall_pushed - self.config.fall)
 
     def follow(self, fell: Tensor, who: Tensor, period_s: float) -> None:

@@ -148,7 +148,11 @@ class Learner:
     def _samples(self, rollout: Rollout, who: Tensor, fall: Tensor) -> tuple[Samples, dict[str, float]]:
         """A rollout with its values, targets and advantages; and figures to log, the constraint's slack a second."""
         config = self.config
-        fallen = torch.stack((fall, torch.full_like(fall, self.lost)), dim=1)
+        # Where the constraint counts, a fall costs what it is worth besides: the reward minds falls beyond what they
+        # cost the task, and lambda would weigh the task against standing.
+        constrained = bool((who == DISTURBER).any())
+        price = self.lost - fall if constrained else torch.full_like(fall, self.lost)
+        fallen = torch.stack((fall, price), dim=1)
 
         critic = self.networks.critic
         judging = critic.body.acting()

@@ -199,7 +199,7 @@ class Trainer:
             collector.forces.assign(iteration)
         if iteration == config.aimed_from:
             limits.aim()
-        pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration, self.who)
+        pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
         began = time.monotonic()
         figures = self.collect(pushed)
         collected = time.monotonic()

@@ -347,6 +347,9 @@ def test_a_fall_is_worth_what_the_learner_is_told():
     assert stands.abs().max() < 1
     assert cheap.tolist() == pytest.approx([-0.5 * SMALL.gamma, 0.03 / (1 - SMALL.gamma) * SMALL.gamma])
     assert dear.tolist() == pytest.approx([-2.0 * SMALL.gamma, cheap[1].item()])
+    who = torch.tensor([NOBODY, CHANCE, DISTURBER])  # with a constraint, it costs what it is worth besides
+    costs = learner._samples(rollout, who, fall)[0].target[-2:, 1]
+    assert costs.tolist() == pytest.approx([cheap[1].item() + 0.5 * SMALL.gamma, cheap[1].item() + 2.0 * SMALL.gamma])
 
 
 @pytest.mark.parametrize("bound", [0, 1])

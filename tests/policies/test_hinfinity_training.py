@@ -16,6 +16,7 @@ from policies.checkpoint import CheckpointError
 from policies.hinfinity import guarded, train
 from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
+from policies.hinfinity.forces import CHANCE, DISTURBER
 from policies.hinfinity.train import Trainer
 from policies.trainer import TrainingDiverged
 
@@ -283,7 +284,11 @@ def test_a_gpu_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 def test_a_fall_costs_more_once_robots_are_pushed(tmp_path):
     trainer = make(tmp_path, fall=-0.5, fall_pushed=-1.5, bearable_falls=1000, turns=10_000)
     figures = [trainer.iterate(iteration) for iteration in range(8)]
-    assert [figures[i]["learning/fall"] for i in (2, 7)] == pytest.approx([-0.5, -1.5], abs=0.01)
+    aimed = trainer.who == DISTURBER  # for good, so that chance never pushed these any harder
+    worth = trainer.limits.fall_worth(7)
+    assert worth[aimed].tolist() == [-0.5] * int(aimed.sum())
+    assert worth[trainer.who == CHANCE].tolist() == pytest.approx([-1.5] * int((trainer.who == CHANCE).sum()), abs=0.01)
+    assert figures[2]["learning/fall"] == pytest.approx(-0.5, abs=0.01)
     assert [figures[i]["force/limit_chance"] for i in (2, 7)] == pytest.approx([0.2, 0.5], abs=0.01)
     assert "force/limit_chance" not in figures[1]
     assert figures[7]["force/limit_disturber"] > 0.2
