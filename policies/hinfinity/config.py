@@ -36,8 +36,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
             trying to walk; 0 lets those fall that earn less than nothing.
         fall_pushed: what it is worth to a robot that chance pushes with up to force_max_n; evenly in between. Under
-            strong pushes a step costs more than it earns, and a cheap fall would be a prize. Whoever pushes, it is worth
-            the same to a robot, and with a disturber at work it costs that too, beside the task.
+            strong pushes a step costs more than it earns, and a cheap fall would be a prize. Whoever pushes, it is
+            worth the same to a robot, and with a disturber at work it costs that too, beside the task.
         mirror: networks are symmetric, left and right: what is learned on one side is learned on the other.
         eta: the constraint: what a newton may cause in cost (lost task reward a second), beyond what robots pay that
             nobody pushes, 1/N. It counts once a disturber is at work, and for forces by chance too: an H-infinity norm
