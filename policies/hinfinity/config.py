@@ -57,7 +57,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         bearable_falls: falls a minute at which the force of a robot stays what it is.
         vertical: share of the vertical part that acts of a force by chance: in the field, trunks are pushed from the
             side;
-        disturber_vertical: the same of the disturber's.
+        disturber_vertical: the same of the disturber's: lifting while pushing is what it finds where it may.
         hold: shortest and longest time of a force, steps.
         rest: the same of the time without any between two forces, by chance: were there none, walking with a steady
             push in the back would be what is learned. The disturber's hardly cease.
@@ -121,7 +121,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     force_ramp: int = 120
     bearable_falls: float = 4.0
     vertical: float = 0.3
-    disturber_vertical: float = 0.3
+    disturber_vertical: float = 1.0
     hold: tuple[int, int] = (10, 30)
     rest: tuple[int, int] = (0, 50)
     settle: tuple[int, int] = (25, 75)
@@ -130,7 +130,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     estimator_learning_rate: float = 1e-3
     disturber_learning_rate: float = 1e-3
     disturber_entropy: float = 0.01
-    disturber_mean: float = 1.0
+    disturber_mean: float = 3.0
     disturber_std: float = 0.3
     disturber_lam: float = 0.99
     disturber_fall: float = 5.0
