@@ -52,3 +52,15 @@ def force_figures(rollout: Rollout, who: Tensor, period_s: float) -> dict[str, f
             figures[f"direction_entropy/{name}"] = direction_entropy(force)
             figures[f"cost_per_newton/{name}"] = (cost - figures.get("cost/nobody", 0.0)) / size
     return figures
+
+
+def falls_that_pay(value: Tensor, fall: Tensor, who: Tensor) -> dict[str, float]:
+    """Share of the steps in which a robot does better to fall than to go on, by who pushed: it should be hardly any.
+
+    Args:
+        value: expected reward from the steps on, [T, N].
+        fall: what a fall is worth to each robot, in reward, [N].
+        who: pushes it, [N].
+    """
+    pays = (value < fall).float()
+    return {f"fall_pays/{name}": float(pays[:, who == n].mean()) for name, n in PUSHERS.items() if (who == n).any()}

@@ -12,7 +12,7 @@ from torch.nn.functional import huber_loss
 from contracts.reflection import Reflection
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.config import HInfinityConfig
-from policies.hinfinity.figures import Tally, force_figures
+from policies.hinfinity.figures import Tally, falls_that_pay, force_figures
 from policies.hinfinity.forces import DISTURBER, NOBODY
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.mirror import Mirror
@@ -169,7 +169,7 @@ class Learner:
         earned, lost = advantage[..., 0], advantage[..., 1]
         earned, scale = normalized(earned, who)
         log_std = self.networks.actor.log_std.clone()
-        figures = {"learning/advantage_scale": float(scale.mean())}
+        figures = {"learning/advantage_scale": float(scale.mean())} | falls_that_pay(value[..., 0], fall, who)
         disturbed = (who != NOBODY) & (who == DISTURBER).any()
         if disturbed.any():
             lost = lost - lost[:, disturbed].mean()

@@ -13,7 +13,7 @@ import torch
 from policies.hinfinity.adversary import Adversary
 from policies.hinfinity.attack import attack_config
 from policies.hinfinity.config import STD, HInfinityConfig
-from policies.hinfinity.figures import force_figures
+from policies.hinfinity.figures import falls_that_pay, force_figures
 from policies.hinfinity.forces import (
     CHANCE,
     DISTURBER,
@@ -336,6 +336,14 @@ def test_figures_of_forces_tell_what_the_disturber_causes():
     assert figures["cost_per_newton/disturber"] == pytest.approx(0.15 / 25)
     assert "cost_per_newton/chance" not in figures  # it never pushed
     assert figures["falls_per_minute/chance"] == pytest.approx(0.5 * 3000)
+
+
+def test_it_is_told_where_a_fall_would_pay():
+    """Who is pushed so hard that going on is worth less learns to fall: reward, forces and falls do not fit."""
+    value = torch.tensor([[0.0, -1.0, -3.0, -1.0], [0.0, -3.0, -3.0, 1.0]])
+    who = torch.tensor([NOBODY, CHANCE, DISTURBER, CHANCE])
+    told = falls_that_pay(value, torch.tensor([-2.0, -2.0, -2.0, -2.0]), who)
+    assert told == {"fall_pays/chance": 0.25, "fall_pays/disturber": 1.0}
 
 
 def test_a_fall_is_worth_what_the_learner_is_told():
