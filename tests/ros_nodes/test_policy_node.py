@@ -177,6 +177,7 @@ def test_it_says_in_its_log_what_it_waits_for_and_what_it_refuses(nodes, body, g
     log = graph.processes.log(POLICY)
     heard = len(log.read_text())
     body.alive = False
+    time.sleep(0.2)  # what is under way arrives
     nodes.transition([POLICY], "activate", 5.0)
     assert statistics(nodes)["waiting_for"] == "sensor 'environment' has not come yet"
     wait_for(lambda: "sensor 'environment' has not come yet" in log.read_text()[heard:], what="what is missing")
