@@ -38,7 +38,8 @@ from benchmarks.runs import digest
 from episodes.dataset import Dataset, EpisodeData
 from episodes.report import hardware
 from execution.observation import Observation
-from policies.pad.config import MAX_STEPS
+from policies.pad.config import PadConfig
+from policies.pad.schedule import training_scheduler
 from policies.runtime import Runtime
 from policies.runtime.graphs import TASK, Array
 from policies.runtime.pad import PadSession, denoised
@@ -50,7 +51,7 @@ MILLIMETRES = 1e3
 WIDTH = 160  # of the table in a log
 FUTURES = ("own", "happened", "present", "another")  # that the last step is told
 ASKED = ("sampled", "one call", *FUTURES)
-NOISE = np.cumprod(1 - np.linspace(1e-4, 0.02, MAX_STEPS))  # share of the signal's variance at each timestep: DiT's
+SIGNAL = training_scheduler(PadConfig()).alphas_cumprod.numpy()  # its share of the variance at each timestep
 TOWARD = "toward the other's"
 APART_M = 5e-3  # that two ways must differ by for their difference to be a direction
 
@@ -104,7 +105,7 @@ class Asked:
             "present": np.repeat(present["now_pictures"][:, -1:], len(self.sampler.future), axis=1),
             "another": self.latents(other, row),
         }
-        signal = NOISE[last.timestep]
+        signal = SIGNAL[last.timestep]
 
         def noisy(name: str, clean: Array) -> Array:
             return (np.sqrt(signal) * clean + np.sqrt(1 - signal) * noise[name]).astype(np.float32)
