@@ -42,7 +42,7 @@ from policies.pad.config import PadConfig
 from policies.pad.schedule import training_scheduler
 from policies.runtime import Runtime
 from policies.runtime.graphs import TASK, Array
-from policies.runtime.pad import PadSession, denoised
+from policies.runtime.pad import PadSession, denoise, denoised
 from policies.runtime.sampler import PadSampler, PadStep
 from policies.runtime.sessions import checked_inputs
 
@@ -110,7 +110,8 @@ class Asked:
         def noisy(name: str, clean: Array) -> Array:
             return (np.sqrt(signal) * clean + np.sqrt(1 - signal) * noise[name]).astype(np.float32)
 
-        poses = {"sampled": self._sampled(noise, present), "one call": guess["poses"]}
+        sampled = denoise(self.sampler, self.graphs["denoiser"], noise, present)
+        poses = {"sampled": sampled["poses"], "one call": guess["poses"]}
         for name, pictures in futures.items():
             told = {"pictures": noisy("pictures", pictures), "poses": noisy("poses", guess["poses"])}
             poses[name] = self._estimates(last, told, present)["poses"]
@@ -136,16 +137,6 @@ class Asked:
             name: denoised(step, self._clips[name], noisy[name], output, np.zeros_like(output))[1]
             for name, output in zip(self._shapes, outputs, strict=True)
         }
-
-    def _sampled(self, noise: Mapping[str, Array], present: Mapping[str, Array]) -> Array:
-        """Poses as on the robot, from this noise."""
-        noisy, before = dict(noise), {name: np.zeros_like(x) for name, x in noise.items()}
-        for step in self.sampler.steps:
-            timestep = np.array([step.timestep], dtype=np.int64)
-            outputs = self.graphs["denoiser"]({**noisy, "timestep": timestep, **present})
-            for name, output in zip(self._shapes, outputs, strict=True):
-                noisy[name], before[name] = denoised(step, self._clips[name], noisy[name], output, before[name])
-        return noisy["poses"]
 
 
 def measure(asked: Asked, progress: bool = True) -> dict[str, Any]:

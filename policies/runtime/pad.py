@@ -73,22 +73,16 @@ class PadSession(Session):
         """Denoise, and follow the poses; actions [horizon, action_dim]."""
         sampler: PadSampler = self.sampler
         present = dict(zip(sampler.conditions, self.runners["encoder"](inputs), strict=True))
-        noisy: dict[str, Array] = {
+        noise: dict[str, Array] = {
             s.name: self.random.standard_normal(s.shape, dtype=np.float32) for s in sampler.samples
         }
-        before = {name: np.zeros_like(x) for name, x in noisy.items()}
-        for step in sampler.steps:
-            timestep = np.array([step.timestep], dtype=np.int64)
-            outputs = self.runners["denoiser"]({**noisy, "timestep": timestep, **present})
-            for sample, output in zip(sampler.samples, outputs, strict=True):
-                name = sample.name
-                noisy[name], before[name] = denoised(step, sample.clip, noisy[name], output, before[name])
+        clean = denoise(sampler, self.runners["denoiser"], noise, present)
         now = inputs[sampler.pose_key][0, -1]
-        (poses,) = self.runners["decoder"]({"poses": noisy["poses"], "now": now[None]})
+        (poses,) = self.runners["decoder"]({"poses": clean["poses"], "now": now[None]})
         self.poses = poses[0]
-        if "pictures" in noisy:
+        if "pictures" in clean:
             latest = present["now_pictures"][:, -1:]
-            self._latents, self._seen = (noisy["pictures"], latest), inputs[self.camera][0, -1]
+            self._latents, self._seen = (clean["pictures"], latest), inputs[self.camera][0, -1]
         return follow(sampler, now, poses[0], self.contract.action_period_s)
 
     @property
@@ -126,6 +120,19 @@ def painted(seen: Array, before: Array, pictures: Array) -> NDArray[np.uint8]:
     shown = pictures.astype(np.float32)
     share = np.clip(np.abs(shown - before).max(axis=-1, keepdims=True) / np.float32(CHANGED), 0, 1)
     return np.round(seen + share * (shown - seen)).astype(np.uint8)
+
+
+def denoise(
+    sampler: PadSampler, denoiser: GraphRunner, noise: Mapping[str, Array], present: Mapping[str, Array]
+) -> dict[str, Array]:
+    """The clean samples, by name, that all steps make of noise; `present` is what the encoder says of now."""
+    noisy, before = dict(noise), {name: np.zeros_like(x) for name, x in noise.items()}
+    for step in sampler.steps:
+        outputs = denoiser({**noisy, "timestep": np.array([step.timestep], dtype=np.int64), **present})
+        for sample, output in zip(sampler.samples, outputs, strict=True):
+            name = sample.name
+            noisy[name], before[name] = denoised(step, sample.clip, noisy[name], output, before[name])
+    return noisy
 
 
 def denoised(step: PadStep, clip: float, sample: Array, output: Array, before: Array) -> tuple[Array, Array]:
