@@ -125,7 +125,7 @@ class ControllerCore:
 
     @property
     def robot_tick_ns(self) -> int | None:
-        """When the robot measures: its ticks lie whole control periods from this time. None before the first."""
+        """When the robot measures: its ticks lie whole control periods from this time. None if not known."""
         return self._measurements.tick_ns(self._period_ns)
 
     @property

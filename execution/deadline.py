@@ -128,13 +128,19 @@ class DeadlineLoop:
         self._tick = 0
         self.reset_statistics()
 
-    def align(self, to_ns: int) -> None:
+    def align(self, to_ns: int, at_most_ns: int | None = None) -> None:
         """Move the ticks to come, by at most half a period, to whole periods from the steady time `to_ns`.
 
         The account takes the tick before for one that moved too: the interval that this changes is no error.
+
+        Args:
+            to_ns: of one of the ticks that are wanted, past or to come.
+            at_most_ns: go only so far.
         """
         half_ns = self.period_ns // 2
         moved_ns = (to_ns - self.next_deadline_ns + half_ns) % self.period_ns - half_ns
+        if at_most_ns is not None:
+            moved_ns = max(-at_most_ns, min(moved_ns, at_most_ns))
         self._origin_ns += moved_ns
         if self._last_ns:
             self._last_ns += moved_ns

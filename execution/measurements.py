@@ -10,6 +10,8 @@ from contracts import RobotContract, Sensor
 
 NANOSECONDS = 1_000_000_000
 KEPT_STAMPS = 16  # enough that a few late ones do not move their median
+ON_TIME = 0.125  # of a period: so near to their median ...
+REGULAR = 0.6  # ... lie more than this share of the stamps, or else the robot has no ticks a period apart
 
 
 class Measurements:
@@ -61,15 +63,18 @@ class Measurements:
         ]
 
     def tick_ns(self, period_ns: int) -> int | None:
-        """When the robot measures: a steady time of which its ticks lie whole periods away. None before the first.
+        """When the robot measures: a steady time of which its ticks lie whole periods away.
 
         The latest measurement alone may have been stamped late, by a robot that was busy: the median of the latest few.
+        None before the first, and of a robot that measures at another rate: which of its ticks obeys is not known.
         """
         if not self._recent_ns:
             return None
         newest_ns, half_ns = self._recent_ns[-1], period_ns // 2
         off_ns = sorted((stamp - newest_ns + half_ns) % period_ns - half_ns for stamp in self._recent_ns)
-        return newest_ns + off_ns[len(off_ns) // 2]
+        middle_ns = off_ns[len(off_ns) // 2]
+        on_time = sum(abs(off - middle_ns) < ON_TIME * period_ns for off in off_ns)
+        return newest_ns + middle_ns if on_time > REGULAR * len(off_ns) else None
 
     def age_s(self, now_ns: int) -> float:
         """Seconds since the oldest of the latest measurements."""

@@ -41,6 +41,9 @@ PHASE = 0.75
 """Of a control period, from the robot's tick to the controller's. Late, so that a chunk inferred from the measurements
 of the robot's latest tick is in time for its next one; a quarter of a period is left for the command's way, so that it
 is no chance before which tick of the robot it arrives."""
+DRIFT = 2e-3
+"""Of a control period: how far a tick moves at most to stay there while it follows the policy. Twenty times what the
+quartz of two computers drifts apart, and far less than what a tick is early or late by chance."""
 QUIET_NS = 1_000_000  # before a deadline no callback begins ...
 QUIET_FRACTION = 0.2  # ... or in this part of a short period
 DIAGNOSTICS_S = 1.0
@@ -138,9 +141,8 @@ class ControllerNode(ManagedNode):
         """One control period."""
         command = self._configured().step(time.monotonic_ns())
         self._obey(command)
-        if not self._following:  # the robot may have begun to measure after the activation
-            self._align()
-            self._following = command.mode in FOLLOWING
+        self._align()
+        self._following |= command.mode in FOLLOWING
 
     def statistics(self) -> dict[str, Any]:
         """Figures since the latest activation (`DeadlineLoop.statistics`), what was counted, and the mode.
@@ -157,10 +159,11 @@ class ControllerNode(ManagedNode):
         return self._figures | state | {"scheduling": self._scheduling}
 
     def _align(self) -> None:
-        """Put the next ticks where PHASE says, if the robot's are known."""
-        tick_ns = self._configured().robot_tick_ns
+        """Put the next ticks where PHASE says, if the robot's are known: at once until it follows, then bit by bit."""
+        tick_ns = self._configured().robot_tick_ns  # it may have begun to measure after the activation
         if self.loop is not None and tick_ns is not None:
-            self.loop.align(tick_ns + round(PHASE * self.loop.period_ns))
+            at_most_ns = round(DRIFT * self.loop.period_ns) if self._following else None
+            self.loop.align(tick_ns + round(PHASE * self.loop.period_ns), at_most_ns)
 
     def _obey(self, command: Command) -> None:
         """Send what the core wants sent, and tell what it does."""

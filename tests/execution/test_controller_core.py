@@ -250,6 +250,15 @@ def test_a_few_late_stamps_do_not_move_the_robots_ticks(late_ticks) -> None:
     assert core.robot_tick_ns % TICK == 0
 
 
+@pytest.mark.parametrize("times", [2, 3, 4, 10, 0.7])
+def test_a_robot_that_measures_at_another_rate_has_no_ticks_to_follow(times) -> None:
+    core = ControllerCore(SAWYER)
+    for tick in range(40):
+        stamp = 1_000 * TICK + round(tick * TICK / times)
+        core.on_fields("end_effector", stamp, EE, MIDDLE, stamp)
+    assert core.robot_tick_ns is None
+
+
 def test_it_needs_no_sensor_that_no_limit_needs() -> None:
     core = ControllerCore(SAWYER)
     assert [s.name for s in core.needed_sensors] == ["end_effector"]

@@ -46,6 +46,15 @@ def test_it_can_be_aligned_to_a_time_long_past_or_to_come() -> None:
     assert figures["rate_hz"] == pytest.approx(100, rel=0.2)  # 140 of the intervals as they were
 
 
+def test_it_can_be_aligned_bit_by_bit() -> None:
+    loop = DeadlineLoop(100)
+    before = loop.next_deadline_ns
+    for offset, moved in ((-4_000_000, -1000), (4_000_000, 1000), (300, 300), (-300, -300)):
+        loop.align(before + offset, at_most_ns=1000)
+        assert loop.next_deadline_ns - before == moved
+        loop.align(before)
+
+
 def test_a_tick_that_comes_too_late_is_left_out_and_counted_instead_of_made_up_for() -> None:
     loop = DeadlineLoop(100)
     loop.restart()

@@ -49,7 +49,7 @@ class BeatingPeer(Peer):
 
     def __init__(self, robot: RobotContract, middleware: dict[str, str], name: str, rate_hz: float) -> None:
         super().__init__(robot, middleware, name)
-        self._rate_hz = rate_hz
+        self.loop = DeadlineLoop(rate_hz)
         self._beating = True
         self._heart = threading.Thread(target=self._beat, daemon=True)
 
@@ -61,9 +61,10 @@ class BeatingPeer(Peer):
         raise NotImplementedError
 
     def _beat(self) -> None:
-        loop, tick = DeadlineLoop(self._rate_hz), 0
+        self.loop.restart()
+        tick = 0
         while self._beating:
-            loop.wait()
+            self.loop.wait()
             self.beat(tick)
             tick += 1
 

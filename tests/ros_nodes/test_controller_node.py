@@ -46,6 +46,7 @@ class FarSide(BeatingPeer):
         self._robot = robot
         self.alive = {"sensor", "heartbeat", "chunk"}
         self.position = MIDDLE
+        self.drift_ns = 0  # by which each of its periods is too long
         self.last: dict[str, float] = {}
         self.measured: list[float] = []
         self._sensor = next(s for s in robot.sensors if s.name == "end_effector")
@@ -67,6 +68,7 @@ class FarSide(BeatingPeer):
         return list(self.commands[-1][1].data)
 
     def beat(self, tick: int) -> None:
+        self.loop.align(self.loop.next_deadline_ns + self.drift_ns)
         if "sensor" in self.alive:
             self.pose.publish(sensor_message(self._sensor, time.time_ns(), self.position))
             self.last["sensor"] = time.monotonic()
@@ -92,7 +94,7 @@ def far_side(robot, controller, middleware, wait_for):
 @pytest.fixture
 def far(far_side, controller, wait_for):
     """A healthy FarSide that has heard no command yet, and a controller that is not active."""
-    far_side.alive, far_side.position = {"sensor", "heartbeat", "chunk"}, MIDDLE
+    far_side.alive, far_side.position, far_side.drift_ns = {"sensor", "heartbeat", "chunk"}, MIDDLE, 0
     controller.trigger(CONTROLLER, "reset_controller", 5.0)
     wait_for(lambda: far_side.modes[-1][1].data == "inactive", what="the controller's rest")
     time.sleep(0.03)  # what was sent last is heard
@@ -328,6 +330,19 @@ def test_its_commands_lie_between_the_ticks_of_a_robot_that_measures_only_later(
     far.measured.clear()
     wait_for(lambda: len(far.commands) > 40 and len(far.measured) > 40, what="commands")
     heard = usual_phase([at for at, _ in far.commands]) - usual_phase(far.measured)
+    assert 0.65 < heard % 1 < 0.95, heard
+
+
+@pytest.mark.parametrize("drift", [1.5e-3, -1.5e-3])
+def test_its_commands_stay_between_the_ticks_of_a_robot_whose_clock_drifts(running, wait_for, drift) -> None:
+    """Regression: after minutes of quartz drift, chance decided which action was meant for now."""
+    running.drift_ns = round(drift * PERIOD_NS)
+    running.measured.clear()
+    wait_for(lambda: len(running.measured) > 300, what="a drift of 0.45 periods")
+    running.commands.clear()
+    running.measured.clear()
+    wait_for(lambda: len(running.commands) > 40 and len(running.measured) > 40, what="commands")
+    heard = usual_phase([at for at, _ in running.commands]) - usual_phase(running.measured)
     assert 0.65 < heard % 1 < 0.95, heard
 
 
