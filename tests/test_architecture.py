@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -20,6 +21,7 @@ MAY_IMPORT = {
     "ros_nodes": {"contracts", "execution", "episodes", "sim", "policies"},
     "benchmarks": set(ROOMS) | {"visuomotor"},
 }
+ROS_PACKAGES = {"rclpy", "launch", "launch_ros"}
 FORBIDDEN = {
     "contracts": {"torch", "mujoco", "rclpy"},
     "execution": {"torch", "mujoco", "rclpy"},
@@ -68,6 +70,16 @@ def test_light_rooms_load_nothing_heavy(room: str) -> None:
     code = f"import sys, {', '.join(modules)}; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_every_ros_package_that_is_imported_is_asked_for() -> None:
+    """Otherwise `rosdep install` leaves it out, and a node fails on a robot that lacks it."""
+    files = [*(ROOT / "ros_nodes").rglob("*.py"), *(ROOT / "launch").glob("*.py")]
+    imported = set().union(*map(_imports, files))
+    of_ros = {name for name in imported if name.endswith(("_msgs", "_srvs", "_interfaces")) or name in ROS_PACKAGES}
+    assert of_ros > ROS_PACKAGES
+    asked = {depend.text for depend in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")}
+    assert of_ros <= asked, f"package.xml lacks {sorted(of_ros - asked)}"
 
 
 def test_launch_is_no_package() -> None:
