@@ -67,21 +67,20 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         ValueError: another argument cannot be used.
     """
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
-    bag = Path(given["output"]).resolve() / "bag"
+    bag = Path(given["output"]) / "bag"
     if bag.exists():
         raise FileExistsError(f"{bag} already holds a recording: choose another output, or move it away")
     robot = load_robot(given["robot"])
-    bundle = Path(given["policy"]).resolve()
-    files = read_bundle(bundle)
-    check_compatible(files.contract, robot)
+    bundle = read_bundle(Path(given["policy"]))
+    check_compatible(bundle.contract, robot)
     instruction = choose_instruction(robot, given["task"], given["instruction"])
     prefix = int(given["prefix"])
-    check_start(files, instruction, split_stitching(given["stitching"], prefix)[1])
+    check_start(bundle, instruction, split_stitching(given["stitching"], prefix)[1])
     nodes = describe_graph(
         robot,
-        files.contract,
-        robot_source=str(Path(given["robot"]).resolve()) if Path(given["robot"]).suffix else given["robot"],
-        bundle=bundle,
+        bundle.contract,
+        robot_source=given["robot"],
+        bundle=bundle.path,
         task=given["task"],
         seed=int(given["seed"]),
         bag=bag,
@@ -105,13 +104,12 @@ def managed(node: NodeProcess, activate: bool) -> list[LaunchDescriptionEntity]:
 
     One that an operator activates may refuse: it says why, and may be asked again.
     """
-    parameters = {name: value for name, value in node.parameters.items() if value != []}
     action = LifecycleNode(
         package="visuomotor",
         executable=node.name,
         name=node.name,
         namespace=node.namespace,
-        parameters=[parameters],
+        parameters=[dict(node.parameters)],
         additional_env=dict(node.env),
         output="screen",
         on_exit=[Shutdown(reason=f"{node.name} has ended")],

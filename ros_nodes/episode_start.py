@@ -8,12 +8,13 @@ from policies.runtime.runtime import episode_start
 
 
 def choose_instruction(robot: RobotContract, task: str, given: str | None = None) -> str:
-    """What the policy is asked to do: the text `given`, or else Meta-World's for its task; a real robot's task is text.
+    """What the policy is asked to do: the text `given`, or else what the task asks for (`task_text`).
 
     Raises:
-        ValueError: nothing is given, and the simulated body has no such task.
+        ValueError: the simulated body has no such task.
     """
-    return given or task_text(robot, task)
+    text = task_text(robot, task)
+    return given or text
 
 
 def task_text(robot: RobotContract, task: str) -> str:

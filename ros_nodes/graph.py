@@ -35,7 +35,7 @@ class NodeProcess:
         name: the node's name; also of its log and of its console script.
         module: `python -m <module>` starts it.
         namespace: the robot's.
-        parameters: ROS parameters.
+        parameters: ROS parameters. One that is an empty list is left at its default: in ROS it would have no type.
         env: variables added to its environment.
         orphan_signal: what it gets when its supervisor dies. SIGTERM lets a node send its last command or close its
             file; one with nothing to finish is killed.
@@ -47,6 +47,10 @@ class NodeProcess:
     parameters: Mapping[str, ParameterValue]
     env: Mapping[str, str] = field(default_factory=dict)
     orphan_signal: signal.Signals = signal.SIGKILL
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in self.parameters.items() if value != []}
+        object.__setattr__(self, "parameters", given)
 
     @property
     def full_name(self) -> str:
@@ -83,7 +87,8 @@ def describe_graph(
     """The nodes that let `policy` drive `robot`, in the order of their start.
 
     Args:
-        robot_source: name or path that each node loads the same robot contract from.
+        robot_source: name or path that each node loads the same robot contract from; nodes may run in another
+            directory, so paths are made absolute.
         bundle: the exported policy's directory.
         task, seed: of the simulated body's first episode.
         bag: directory of the recording; must not exist.
@@ -99,7 +104,8 @@ def describe_graph(
     """
     joined, repeated = split_stitching(stitching, prefix)
     namespace = "/" + robot.name
-    common: dict[str, ParameterValue] = {"robot": robot_source}
+    is_path = Path(robot_source).suffix != ""
+    common: dict[str, ParameterValue] = {"robot": str(Path(robot_source).resolve()) if is_path else robot_source}
     shown = list(dict.fromkeys((*cameras_of(policy), *cameras)))
     for camera in shown:
         robot.camera(camera)
@@ -112,7 +118,7 @@ def describe_graph(
             RECORDER,
             "ros_nodes.recorder_node",
             namespace,
-            common | {"bag": str(bag), "cameras": shown},
+            common | {"bag": str(bag.resolve()), "cameras": shown},
             THREADS,
             signal.SIGTERM,
         ),
@@ -130,7 +136,7 @@ def describe_graph(
             namespace,
             common
             | {
-                "bundle": str(bundle),
+                "bundle": str(bundle.resolve()),
                 "backend": backend,
                 "seed": seed,
                 "instruction": instruction,
@@ -171,6 +177,5 @@ def recorded_topics(robot: RobotContract, cameras: tuple[str, ...]) -> list[Topi
 
 
 def parameters_file(node: NodeProcess) -> dict[str, dict[str, dict[str, ParameterValue]]]:
-    """The content of the node's ROS 2 parameters YAML. An empty list has no type in ROS: the default stays."""
-    given = {k: v for k, v in node.parameters.items() if v != []}
-    return {node.full_name: {"ros__parameters": given}}
+    """The content of the node's ROS 2 parameters YAML."""
+    return {node.full_name: {"ros__parameters": dict(node.parameters)}}

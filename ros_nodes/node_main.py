@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
 from rclpy._rclpy_pybind11 import RCLError  # of Jazzy and Kilted; there is no public name for it
@@ -18,13 +18,6 @@ from rclpy.signals import SignalHandlerOptions
 
 WAIT_S = 0.05  # a signal is noticed within this, while nothing else happens
 EXIT_WITHIN_S = 5.0  # a process that takes longer to end is ended by the kernel
-
-
-class NodeProcess(Protocol):
-    """What a node class offers besides being an rclpy Node."""
-
-    def close(self) -> None:
-        """Stop acting: last commands out, threads joined, files closed. Called once, before the node is destroyed."""
 
 
 class Stop:
@@ -76,7 +69,8 @@ def run_node(
     """Run one node until SIGINT, SIGTERM or its own end. For a process's `main`, in the main thread.
 
     Args:
-        factory: makes the node, after rclpy is up; the node offers `close()` (NodeProcess).
+        factory: makes the node, after rclpy is up. Before the node is destroyed, its `close()` is called, once: stop
+            acting, last commands out, threads joined, files closed.
         argv: command line (`--ros-args --params-file F -r __ns:=/robot`); the process's own if None.
         spin: the node's own loop `spin(node, executor, stop)`, for one that keeps a rate; it must return when `stop` is
             true. None: callbacks only.

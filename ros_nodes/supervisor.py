@@ -20,7 +20,7 @@ from episodes.repair import repair
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_runner import EpisodeRunner
-from ros_nodes.episode_start import check_start, choose_instruction, task_text
+from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import RECORDER, describe_graph
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.middleware import domain_id, middleware_environment
@@ -149,11 +149,11 @@ class _Run:
         self._nodes = describe_graph(
             robot,
             policy,
-            robot_source=_resolved(options.robot),
-            bundle=options.policy.resolve(),
+            robot_source=options.robot,
+            bundle=options.policy,
             task=options.task,
             seed=self._seeds[0],
-            bag=options.bag.resolve(),
+            bag=options.bag,
             cameras=options.cameras,
             backend=options.backend,
             stitching=options.stitching,
@@ -220,13 +220,7 @@ def _episode_seeds(robot: RobotContract, options: RunOptions) -> list[int]:
         return [options.seed + index for index in range(options.episodes)]
     from sim.seeds import episode_seed  # a real robot's computer has no simulator
 
-    task_text(robot, options.task)  # refuses an unknown task
     return [episode_seed("eval", options.seed, index) for index in range(options.episodes)]
-
-
-def _resolved(robot: str) -> str:
-    """A path made absolute, since nodes may run elsewhere; a name as it is."""
-    return str(Path(robot).resolve()) if Path(robot).suffix else robot
 
 
 @contextmanager
