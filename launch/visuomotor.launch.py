@@ -32,7 +32,7 @@ from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import CONTROLLER, POLICY, NodeProcess, describe_graph
-from ros_nodes.middleware import TRANSPORT_VARIABLES
+from ros_nodes.middleware import transport_environment
 
 ARGUMENTS = {
     "robot": ("metaworld_sawyer", "name or path of the robot's contract"),
@@ -91,7 +91,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         imagine_hz=float(given["imagine_hz"]),
     )
     actions: list[LaunchDescriptionEntity] = [
-        SetEnvironmentVariable(name, os.environ.get(name, value)) for name, value in TRANSPORT_VARIABLES.items()
+        SetEnvironmentVariable(*variable) for variable in transport_environment(os.environ, "SUBNET").items()
     ]
     for node in nodes:
         waits = given["activate"].lower() != "true" and node.name in (CONTROLLER, POLICY)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from contracts import RobotContract
 
-TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
-TRANSPORT_VARIABLES = {
-    # Fast DDS's defaults lose every 640x480 best-effort picture; this carries them, p50 0.9 ms.
-    TRANSPORTS: "LARGE_DATA?max_msg_size=4MB&sockets_size=4MB&non_blocking=true",
-    # A participant announces itself every 0.5 s instead of 3.
-    PROFILES: str(Path(__file__).with_name("fastdds.xml")),
-}
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+RANGE = "ROS_AUTOMATIC_DISCOVERY_RANGE"
+IMPLEMENTATION, FAST_DDS = "RMW_IMPLEMENTATION", "rmw_fastrtps_cpp"
+BUFFER = 4 * 2**20  # of a socket, as the two profiles ask for
+BUFFER_LIMIT = Path("/proc/sys/net/core/rmem_max")  # what the kernel allows
+LOCAL, NETWORK = (str(Path(__file__).with_name(f"fastdds_{reach}.xml")) for reach in ("local", "network"))
 
 DISCOVERY_PORT, PORTS_A_DOMAIN, FIRST_UNICAST_PORT = 7400, 250, 10  # DDSI-RTPS 2.2, 9.6.1.1
 DEFAULT_DOMAIN_ID = 0  # in which a real robot's drivers are, unless told otherwise
@@ -26,10 +25,38 @@ HIGHEST_SAFE_DOMAIN = 101  # above, on Linux, the ports of a domain meet the eph
 def middleware_environment(domain_id: int, user: Mapping[str, str]) -> dict[str, str]:
     """Variables that all processes of one graph share; what the user has set stays.
 
-    ROS_AUTOMATIC_DISCOVERY_RANGE is LOCALHOST unless set: a robot in a laboratory does not obey the neighbour's desk.
+    They meet who is on this computer, unless ROS_AUTOMATIC_DISCOVERY_RANGE is set: a robot in a laboratory does not
+    obey the neighbour's desk.
     """
-    domain = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST", "ROS_DOMAIN_ID": str(domain_id)}
-    return {name: user.get(name, value) for name, value in (TRANSPORT_VARIABLES | domain).items()}
+    return {"ROS_DOMAIN_ID": user.get("ROS_DOMAIN_ID", str(domain_id))} | transport_environment(user, "LOCALHOST")
+
+
+def transport_environment(user: Mapping[str, str], reach: str) -> dict[str, str]:
+    """Variables that let large pictures arrive, and processes be found soon.
+
+    Args:
+        user: the environment; its own settings of Fast DDS, or another middleware, stay as they are.
+        reach: the ROS_AUTOMATIC_DISCOVERY_RANGE if the user has set none.
+    """
+    reach = user.get(RANGE, reach)
+    if PROFILES in user or TRANSPORTS in user or user.get(IMPLEMENTATION, FAST_DDS) != FAST_DDS:
+        return {RANGE: reach, **{name: user[name] for name in (PROFILES, TRANSPORTS, IMPLEMENTATION) if name in user}}
+    if reach == "LOCALHOST":  # the profile sees to it, and is one of Fast DDS: no other middleware may read this
+        return {RANGE: "SYSTEM_DEFAULT", PROFILES: LOCAL, IMPLEMENTATION: FAST_DDS}
+    return {RANGE: reach, PROFILES: NETWORK, IMPLEMENTATION: FAST_DDS}
+
+
+def buffer_warning(robot: RobotContract, cameras: Iterable[str]) -> str:
+    """That pictures of these cameras may be lost on this computer, and what helps; empty if they fit."""
+    shown = [robot.camera(name) for name in cameras]
+    picture_bytes = max((3 * camera.height * camera.width for camera in shown), default=0)
+    allowed = int(BUFFER_LIMIT.read_text()) if BUFFER_LIMIT.exists() else BUFFER
+    if allowed >= min(picture_bytes, BUFFER):
+        return ""
+    return (
+        f"pictures of {picture_bytes} bytes may be lost: the kernel allows receive buffers of {allowed}"
+        f" (sudo sysctl -w net.core.rmem_max={BUFFER})"
+    )
 
 
 def discovery_s(environment: Mapping[str, str]) -> float:
@@ -38,7 +65,7 @@ def discovery_s(environment: Mapping[str, str]) -> float:
     Of two participants that do not start at the same time, the first announcements are lost: the next one of either
     finds the other, and what it says of its topics may take another.
     """
-    return 1.5 if environment.get(PROFILES) == TRANSPORT_VARIABLES[PROFILES] else 3.5
+    return 1.5 if environment.get(PROFILES) in (LOCAL, NETWORK) else 3.5
 
 
 def domain_id(robot: RobotContract) -> int:

@@ -34,9 +34,11 @@ from ros_nodes.conversions import (
     sensor_message_type,
     stamp_ns,
 )
+from ros_nodes.graph import cameras_of
 from ros_nodes.imagination import ImaginationTopics
 from ros_nodes.inference import InferenceThread
 from ros_nodes.managed_node import ManagedNode, RefusedTransition
+from ros_nodes.middleware import buffer_warning
 from ros_nodes.node_main import run_node, spin_with_thread
 
 HEARTBEAT_HZ = 100.0
@@ -107,6 +109,8 @@ class PolicyNode(ManagedNode):
         self._robot = load_robot(self._parameter("robot"))
         self._runtime = Runtime.load(self._parameter("bundle"), self._parameter("backend"), self._parameter("threads"))
         check_compatible(self._runtime.contract, self._robot)
+        if warning := buffer_warning(self._robot, cameras_of(self._runtime.contract)):
+            self.get_logger().warning(warning)
         session = self._start(seed=0)
         imagine_hz = self._parameter("imagine_hz")
         self._imagination = ImaginationTopics(self, self._robot, session, imagine_hz) if imagine_hz else None

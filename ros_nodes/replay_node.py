@@ -29,7 +29,7 @@ from execution.deadline import sleep_until
 from ros_nodes import qos
 from ros_nodes.graph import Topic, recorded_topics
 from ros_nodes.message_types import message_class
-from ros_nodes.middleware import TRANSPORT_VARIABLES, discovery_s
+from ros_nodes.middleware import discovery_s, transport_environment
 from ros_nodes.node_main import Executor, Stop, run_node
 
 LOOK_UP_S = 0.1  # a request to stop is noticed within this
@@ -179,7 +179,7 @@ def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int
     if not 0 < speed < float("inf"):
         raise ValueError(f"speed must be a positive number, not {speed}")
     _episode(BagReader(Path(path)), episode)
-    os.environ.update(TRANSPORT_VARIABLES | dict(os.environ))
+    os.environ.update(transport_environment(os.environ, "SUBNET"))
     arguments = ["-p", f"bag:='{Path(path).resolve()}'", "-p", f"episode:={episode}", "-p", f"speed:={float(speed)}"]
     return run_node(ReplayNode, ["replay", "--ros-args", *arguments], spin=ReplayNode.play)
 

@@ -21,9 +21,9 @@ from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_runner import EpisodeRunner
 from ros_nodes.episode_start import check_start, choose_instruction
-from ros_nodes.graph import RECORDER, describe_graph
+from ros_nodes.graph import RECORDER, cameras_of, describe_graph
 from ros_nodes.graph_client import GraphClient, GraphError
-from ros_nodes.middleware import domain_id, middleware_environment
+from ros_nodes.middleware import buffer_warning, domain_id, middleware_environment
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
 from ros_nodes.processes import NodeProcesses
 from ros_nodes.run_report import EpisodeRow, RunReport
@@ -105,6 +105,8 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
     check_compatible(bundle.contract, robot)
     instruction = choose_instruction(robot, options.task, options.instruction)
     check_start(bundle, instruction, split_stitching(options.stitching, options.prefix)[1])
+    if warning := buffer_warning(robot, (*cameras_of(bundle.contract), *options.cameras)):
+        console.print(warning, style="yellow", soft_wrap=True, highlight=False)
     run = _Run(options, robot, bundle.contract, instruction, console)
     code, ended_by = 0, None
     with stop_signals(run.monitor):

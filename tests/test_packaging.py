@@ -50,7 +50,7 @@ def test_the_built_package_stands_alone(workspace: Path) -> None:
     code = (
         "import contracts, execution.controller, policies.runtime, ros_nodes.graph, visuomotor;"
         "print(contracts.load_robot('metaworld_sawyer').name, contracts.__file__)"
-        ";from ros_nodes.middleware import PROFILES, TRANSPORT_VARIABLES; open(TRANSPORT_VARIABLES[PROFILES])"
+        ";from ros_nodes.middleware import LOCAL, NETWORK; open(LOCAL), open(NETWORK)"
     )
     environment = {**os.environ, "PYTHONPATH": str(site)}
     result = subprocess.run(
