@@ -120,7 +120,8 @@ class CommandChannel(Contract, frozen=True, kw_only=True):
         position_min, position_max: limits of that field, in its own unit: a command that would leave them, or would go
             further out, is stopped. None: no limit.
         hold: the command of the *hold* fallback: `zero` (a velocity), `last` (a gripper keeps its grip), `measured` (a
-            position stays where it was measured; one that is moved away takes that place along).
+            position stays where it was sent last, or measured when nothing was; one that is moved away takes that place
+            along).
     """
 
     name: str

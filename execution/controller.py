@@ -73,6 +73,7 @@ class ControllerCore:
         *,
         require_heartbeat: bool = True,
         lead_ns: int = 0,
+        stop_reasons: tuple[str, ...] = (),
     ) -> None:
         """
         Args:
@@ -80,6 +81,7 @@ class ControllerCore:
             stitching: how overlapping chunks become one action; LatestChunk if None.
             require_heartbeat: fall back when the policy's sign of life stops. False only in lock step with a simulator.
             lead_ns: how far ahead of `step` the action is looked up: only then is the command obeyed. 0 in lock step.
+            stop_reasons: of the one that this one replaces: it is STOPPED as long as nobody resets it.
 
         Raises:
             ContractError: the contract's limits cannot be kept.
@@ -106,11 +108,11 @@ class ControllerCore:
         self.counters: Counter[str] = Counter()
         self.refusal = ""
         self.ages: Counter[int] = Counter()
-        self._mode = Mode.INACTIVE
+        self._mode = Mode.STOPPED if stop_reasons else Mode.INACTIVE
         self._active = False
         self._sent: NDArray[np.float64] | None = None  # the latest command, for `hold: last` and for the rate limit
         self._sent_ns = 0
-        self._stop_reasons: tuple[str, ...] = ()
+        self._stop_reasons = stop_reasons
         self._unseen: set[str] = set()  # what has not come yet since activation
         self._since_ns = 0  # of the activation or reset
         self._heartbeat_ns = 0
@@ -145,12 +147,15 @@ class ControllerCore:
         self._active = True
         if not self._integrating:
             self._sent = None  # another commander may have moved it since
+        self._fallback.end()
         self._forget(now_ns)
         self._set_mode(self._waiting)
         return True
 
     def deactivate(self, now_ns: int) -> None:
         """Give up charge; from now on `step` gives the fallback. STOPPED stays."""
+        if self._mode in (Mode.RUN, Mode.STAND_UP):
+            self._fallback.begin(self._previous(now_ns))
         self._active = False
         self._forget(now_ns)
         if self._mode is not Mode.STOPPED:
@@ -160,6 +165,7 @@ class ControllerCore:
         """Someone says that it is safe to go on: out of STOPPED, and as new (what was sent last is forgotten too)."""
         self._sent = None
         self._stop_reasons = ()
+        self._fallback.end()
         self._forget(now_ns)
         self._set_mode(self._waiting if self._active else Mode.INACTIVE)
 
@@ -284,26 +290,26 @@ class ControllerCore:
     def _fall_back(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
         """Hold or damp; stop for good when it takes too long. Waiting for what never came yet is no failure."""
         self._takeover.lost(now_ns)
-        self._begin_fallback(reasons)
+        self._begin_fallback(now_ns, reasons)
         self._set_mode(self._waiting)
         if not self._unseen:
             if self._fell_back_ns is None:
                 self._fell_back_ns = now_ns
-            if now_ns - self._fell_back_ns > self._recover_ns:
+            if now_ns - self._fell_back_ns >= self._recover_ns:
                 return self._stop(now_ns, reasons)
         return self._rest(now_ns, reasons)
 
     def _stop(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
         """Fall back, and for good."""
-        self._begin_fallback(reasons)
+        self._begin_fallback(now_ns, reasons)
         self._stop_reasons = reasons
         self._set_mode(Mode.STOPPED)
         return self._rest(now_ns, reasons)
 
-    def _begin_fallback(self, reasons: tuple[str, ...]) -> None:
+    def _begin_fallback(self, now_ns: int, reasons: tuple[str, ...]) -> None:
         if self._mode in (Mode.RUN, Mode.STAND_UP):
             self.counters.update(f"{self._waiting}.{reason}" for reason in reasons)
-            self._fallback.begin()
+            self._fallback.begin(self._previous(now_ns))
 
     def _rest(self, now_ns: int, reasons: tuple[str, ...]) -> Command:
         values = self._fallback.command(now_ns, self._sent)
@@ -319,7 +325,6 @@ class ControllerCore:
         self._heartbeat_ns = 0
         self._fell_back_ns = None
         self._takeover.forget()
-        self._fallback.end()
         self._unseen = {"chunk"} | ({"heartbeat"} if self._require_heartbeat else set())
         self._unseen.update(f"sensor:{name}" for name in self._late_sensors(now_ns))
 

@@ -13,10 +13,11 @@ from execution.safety import SafetyFilter, reachable
 class Fallback:
     """The contract's `command.fallback`.
 
-    `hold`: each channel's own; a position stays where it was measured when the hold began (following what is measured
-    would creep), unless the robot is moved away: then that place comes along, no further from the robot than the safety
-    filter lets any command be, or it would jump back when it is let go (a drive that an emergency stop had switched
-    off). `damp`: the positions measured now, every time, so that no spring pulls.
+    `hold`: each channel's own; a position stays where the robot was sent last, which a robot in motion is behind (back
+    to where it was measured would be a jerk), or else where it was measured when the hold began (following what is
+    measured would creep). Unless the robot is moved away: then that place comes along, no further from the robot than
+    the safety filter lets any command be, or it would jump back when it is let go (a drive that an emergency stop had
+    switched off). `damp`: the positions measured now, every time, so that no spring pulls.
     """
 
     def __init__(self, robot: RobotContract, measurements: Measurements, safety: SafetyFilter) -> None:
@@ -38,9 +39,17 @@ class Fallback:
                 "from wherever the robot is moved"
             )
 
-    def begin(self) -> None:
-        """It begins now, at what was measured last: as fresh as a moment ago, whatever is missing now."""
+    def begin(self, sent: NDArray[np.float64] | None) -> None:
+        """It begins now.
+
+        Args:
+            sent: the command [dim] that the robot still obeys; None: of what was measured last, as fresh as a moment
+                ago, whatever is missing now.
+        """
         self._held_at = dict(self._measurements.values)
+        if sent is not None and not self._integrating:
+            places = zip(self._channels, sent, strict=True)
+            self._held_at.update({c.measured_by: float(place) for c, place in places if c.measured_by is not None})
 
     def end(self) -> None:
         """The next one begins where the robot is then."""

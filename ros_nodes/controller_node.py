@@ -97,7 +97,8 @@ class ControllerNode(ManagedNode):
         # The robot obeys from its next tick on, 1 - PHASE periods from now. Half a period more is the middle of the
         # action that is meant for that tick: neither side's jitter picks a neighbour.
         lead_ns = round((1.5 - PHASE) * self._robot.control_period_s * NANOSECONDS)
-        self._core = core = ControllerCore(self._robot, stitching, lead_ns=lead_ns)
+        stopped = self._core.stop_reasons if self._core is not None else ()  # cleaning up is no reset
+        self._core = core = ControllerCore(self._robot, stitching, lead_ns=lead_ns, stop_reasons=stopped)
         self._figures = DeadlineLoop(self._robot.control_rate_hz).statistics() | {
             "counters": {},
             "action_age_steps": {},
@@ -134,6 +135,7 @@ class ControllerNode(ManagedNode):
         """Hold and let go."""
         self.deactivate()
         self._disconnect()
+        self._published_mode = None  # on a topic of before
 
     # --- control
 
@@ -260,7 +262,7 @@ class ControllerNode(ManagedNode):
         core, statistics = self._configured(), self.statistics()
         status = DiagnosticStatus(
             level=LEVELS[core.mode],
-            name=f"{self.get_name()}: control loop",
+            name=f"{self.get_fully_qualified_name()}: control loop",
             message=self._doing(),
             hardware_id=self._robot.name,
         )

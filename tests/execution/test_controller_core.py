@@ -376,17 +376,63 @@ def test_a_position_channel_that_holds_without_a_rate_limit_is_refused(arm, chan
     ControllerCore(changed(boundless, command={"fallback": "damp"}))
 
 
-def test_a_position_robot_that_goes_blind_while_moving_stays_where_it_was_seen_last(arm) -> None:
+def test_a_position_robot_that_goes_blind_while_moving_stays_where_it_was_sent_last(arm) -> None:
     core = ControllerCore(arm, require_heartbeat=False)
     names = ("shoulder", "elbow")
     core.activate(0)
     core.on_fields("joints", 0, names, (0.5, 0.5), 0)
+    commands = []
     for tick in range(12):
         now = tick * TICK
         core.on_chunk(ActionChunk(np.full((16, 2), 1.0), now, TICK, names), now)
-        command = core.step(now)
-    assert command.reasons == ("sensor:joints",)
-    assert sent(command).tolist() == [0.5, 0.5]
+        commands.append(core.step(now))
+    seeing = [command for command in commands if command.mode is Mode.RUN]
+    assert len(seeing) < len(commands)
+    assert commands[-1].reasons == ("sensor:joints",)
+    assert sent(commands[-1]).tolist() == sent(seeing[-1]).tolist() != [0.5, 0.5]
+
+
+@pytest.mark.parametrize("end", ["heartbeat", "deactivate"])
+def test_a_position_robot_that_lags_behind_is_not_jerked_back_to_where_it_was_measured(arm, end) -> None:
+    """Regression: at the end of every episode that ended in motion, at several times max_rate."""
+    core = ControllerCore(arm)
+    names, speed, lag = ("shoulder", "elbow"), 0.5, 4
+    core.activate(0)
+    commands = []
+    for tick in range(80):
+        now, place = tick * TICK, speed * tick * TICK / 1e9
+        measured = speed * (min(tick, 60) - lag) * TICK / 1e9
+        core.on_fields("joints", now, names, (measured, -measured), now)
+        if tick < 60:
+            core.on_heartbeat(now)
+            core.on_chunk(ActionChunk(np.tile([place, -place], (4, 1)), now, TICK, names), now)
+        elif end == "deactivate" and tick == 60:
+            core.deactivate(now)
+        commands.append(core.step(now))
+    assert commands[59].mode is Mode.RUN
+    assert commands[-1].mode is (Mode.INACTIVE if end == "deactivate" else Mode.HOLD)
+    steps = np.diff([sent(command) for command in commands[20:]], axis=0)  # after the ramp
+    assert abs(steps).max() < 1.01 * speed * TICK / 1e9
+    assert (steps[-10:] == 0).all(), "creeps"
+
+
+def test_with_nothing_to_recover_within_every_hold_is_final(changed) -> None:
+    """Regression: one that lasted a single tick was left again."""
+    core = ControllerCore(changed(SAWYER, task={"recover_s": 0.0}), require_heartbeat=False)
+    core.activate(0)
+    core.on_fields("end_effector", 0, EE, MIDDLE, 0)
+    core.on_chunk(ActionChunk(np.full((2, 4), 0.1), 0, TICK, NAMES), 0)
+    assert core.step(0).mode is Mode.RUN
+    assert core.step(3 * TICK).mode is Mode.STOPPED
+
+
+def test_who_takes_over_from_a_stopped_one_is_stopped_until_the_reset() -> None:
+    core = ControllerCore(SAWYER, stop_reasons=("tilt",))
+    assert core.mode is Mode.STOPPED
+    assert not core.activate(0)
+    assert core.step(0).reasons == ("tilt",)
+    core.reset(0)
+    assert core.activate(0)
 
 
 def test_after_another_commander_a_position_robot_holds_where_it_is_now(arm) -> None:

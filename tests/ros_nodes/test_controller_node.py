@@ -22,7 +22,7 @@ from ros_nodes.graph import CONTROLLER, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.monitor import Monitor
 from ros_nodes.processes import NodeProcesses
-from tests.ros_nodes.peers import BeatingPeer
+from tests.ros_nodes.peers import BeatingPeer, Peer
 
 PERIOD_NS = 12_500_000
 ACTION = [0.1, -0.2, 0.3, 0.7]
@@ -299,6 +299,20 @@ def test_it_keeps_its_rate_and_says_so(controller, running, wait_for) -> None:
     before = statistics(controller)
     time.sleep(0.2)
     assert statistics(controller) == before, "the figures are of the activity, not of the time after"
+
+
+def test_cleaning_up_is_no_reset_and_the_mode_is_told_anew(controller, running, robot, middleware, wait_for) -> None:
+    """Regression: a lifecycle manager that starts its nodes anew set a stopped robot going."""
+    running.alive.clear()
+    wait_for(lambda: running.modes[-1][1].data == "stopped", what="the stop")
+    for transition in ("deactivate", "cleanup", "configure"):
+        controller.transition([CONTROLLER], transition, 5.0)
+    late = Peer(robot, middleware, "late")
+    modes = late.listen("controller_state", String, qos.LATCHED)
+    wait_for(lambda: modes and modes[-1][1].data == "stopped", what="the mode for who comes late")
+    late.close()
+    with pytest.raises(GraphError):
+        controller.transition([CONTROLLER], "activate", 5.0)
 
 
 def test_its_commands_lie_between_the_robots_ticks(controller, running, wait_for) -> None:
