@@ -320,11 +320,14 @@ def run(
     push: float = 0.0,
     push_every: float = 10.0,
     imagine_hz: float = 0.0,
+    check: bool = False,
+    unattended: bool = False,
 ) -> int:
     """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, recorded.
 
-    This is not functional safety: a real robot needs a hardware emergency stop within reach. Ctrl-C stops the robot
-    first and then the nodes. Exit code 1: a node refused; 3: a node died; 130: stopped by you.
+    This is not functional safety: a real robot needs a hardware emergency stop within reach. It begins an episode when
+    you press Enter, and ends it with `success` (true or false). Ctrl-C stops the robot first and then the nodes. Exit
+    code 1: a node refused; 3: a node died; 130: stopped by you.
 
     Args:
         robot: name of a contract that comes with the project, or the path of your own.
@@ -347,6 +350,8 @@ def run(
         push_every: seconds from one push to the next.
         imagine_hz: how often the pictures that the policy imagines (PAD) are published, on `imagined/t4` and so on;
             at most 10, beside the control path. 0: never.
+        check: only compare the policy with the robot and the rest of what is asked for; nothing is started.
+        unattended: a real robot begins each episode without waiting for Enter.
     """
     from ros_nodes.supervisor import RunOptions, run_robot
     from ros_nodes.walk import WalkPlan
@@ -355,7 +360,7 @@ def run(
         RunOptions(
             robot=robot, policy=policy, task=task, episodes=episodes, seed=seed, steps=steps, output=output, json=json,
             cameras=cameras, backend=backend, stitching=stitching, prefix=prefix, instruction=instruction,
-            walk=WalkPlan(velocity, push, push_every), imagine_hz=imagine_hz,
+            walk=WalkPlan(velocity, push, push_every), imagine_hz=imagine_hz, check=check, unattended=unattended,
         )
     )  # fmt: skip
 

@@ -70,8 +70,10 @@ class EpisodeRunner:
     def run(self, index: int, seed: int) -> EpisodeRow:
         """One episode: a new file, a new start, then the policy drives until success or the time limit.
 
-        Where success is not to fail, such as in walking, it drives until failure or the time limit. When the controller
-        stops for good, the episode ends too, and was no success: of a real robot nobody else may say that it fell.
+        Where success is not to fail, such as in walking, it drives until failure or the time limit. A real robot's
+        episode ends with failure too: a person who says that it was none (`success` false) has seen enough. When the
+        controller stops for good, the episode ends too, and was no success: of a real robot nobody else may say that it
+        fell.
 
         The policy's session starts with the episode's seed, as in `visuomotor eval`.
 
@@ -141,7 +143,8 @@ class EpisodeRunner:
         client, limit_s = self._client, self._steps * self._robot.control_period_s
         if is_sustained(self._robot):
             return not client.wait_until(lambda: client.failed or client.stopped, limit_s)
-        client.wait_until(lambda: client.succeeded or client.stopped, limit_s)
+        given_up = self._robot.body == "external"  # a simulated body says at once that there is no success yet
+        client.wait_until(lambda: client.succeeded or client.stopped or (given_up and client.failed), limit_s)
         return client.succeeded
 
     def _why_it_waits(self) -> str:

@@ -38,7 +38,6 @@ class NodeProcesses:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._watchers: dict[str, threading.Thread] = {}
         self._asked_to_end: set[str] = set()
-        directory.mkdir(parents=True, exist_ok=True)
 
     @property
     def pids(self) -> dict[str, int]:
@@ -47,6 +46,7 @@ class NodeProcesses:
 
     def start(self, node: NodeProcess) -> None:
         """Start one node; its output goes to its log file."""
+        self._directory.mkdir(parents=True, exist_ok=True)
         parameters = self._directory / f"{node.name}.yaml"
         parameters.write_text(yaml.safe_dump(parameters_file(node), sort_keys=False))
         command = [sys.executable, "-m", "ros_nodes.tether", node.orphan_signal.name, str(os.getpid()), node.module]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from ros_nodes.graph import RECORDER, cameras_of, describe_graph
 from ros_nodes.graph_client import GraphClient, GraphError
 from ros_nodes.middleware import buffer_warning, domain_id, middleware_environment
 from ros_nodes.monitor import Monitor, NodeDied, RunInterrupted, StoppedByUser
+from ros_nodes.person import Person
 from ros_nodes.processes import NodeProcesses
 from ros_nodes.run_report import EpisodeRow, RunReport
 from ros_nodes.walk import WalkPlan
@@ -55,6 +57,8 @@ class RunOptions:
             or `task` itself on a real robot or for a quadruped.
         imagine_hz: how often a policy that imagines pictures publishes them; 0: never.
         walk: where a simulated quadruped is told to go, and how it is pushed.
+        check: compare policy, robot and everything else that is asked for, and start nothing.
+        unattended: a real robot begins each episode without a person's word.
     """
 
     robot: str
@@ -72,6 +76,8 @@ class RunOptions:
     steps: int = 500
     imagine_hz: float = 0.0
     walk: WalkPlan = WalkPlan()
+    check: bool = False
+    unattended: bool = False
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -96,7 +102,7 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
     Raises:
         ContractMismatch: the policy does not fit the robot; nothing was started.
         ValueError, OSError: the bundle, the robot, the task, the instruction, the stitching or the output cannot be
-            used; nothing was started.
+            used, or a real robot has nobody beside it; nothing was started.
     """
     console = console or Console()
     robot = load_robot(options.robot)
@@ -108,6 +114,15 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
     if warning := buffer_warning(robot, (*cameras_of(bundle.contract), *options.cameras)):
         console.print(warning, style="yellow", soft_wrap=True, highlight=False)
     run = _Run(options, robot, bundle.contract, instruction, console)
+    if options.check:
+        what = ", ".join(node.name for node in run.nodes)
+        console.print(f"{options.policy} fits {robot.name}; a run would start {what}", soft_wrap=True, highlight=False)
+        return 0
+    if run.person is not None and not sys.stdin.isatty():
+        raise ValueError(
+            f"before every episode of a real robot ({robot.name}) a person says that it may move, and standard input is"
+            " no terminal: run this in one, or with --unattended"
+        )
     code, ended_by = 0, None
     with stop_signals(run.monitor):
         try:
@@ -136,6 +151,8 @@ class _Run:
         self, options: RunOptions, robot: RobotContract, policy: PolicyContract, instruction: str, console: Console
     ) -> None:
         self.monitor = Monitor()
+        attended = robot.body == "external" and not options.unattended
+        self.person = Person(self.monitor, console) if attended else None
         self._options = options
         self._robot = robot
         self._console = console
@@ -148,7 +165,7 @@ class _Run:
         self._plan = options.walk if robot.body == "quadruped" else None
         if self._plan is not None:
             self._how["walk"] = asdict(self._plan)
-        self._nodes = describe_graph(
+        self.nodes = describe_graph(
             robot,
             policy,
             robot_source=options.robot,
@@ -173,10 +190,10 @@ class _Run:
         o = self._options
         client = runner = None
         try:
-            for node in self._nodes:
+            for node in self.nodes:
                 self.processes.start(node)
             client = GraphClient(self._robot, self._middleware, self.monitor)
-            names = [node.name for node in self._nodes]
+            names = [node.name for node in self.nodes]
             runner = EpisodeRunner(
                 client, names, self._robot, o.task, self._instruction, self._observation_set, o.steps,
                 self.processes.alive, self._plan,
@@ -184,6 +201,11 @@ class _Run:
             with self._console.status("starting the nodes"):
                 runner.bring_up()
             for index in tqdm(range(o.episodes), desc=o.task, unit="episode", disable=None):
+                if self.person is not None:
+                    self.person.agrees(
+                        f"{self._robot.name} will move: episode {index + 1} of {o.episodes}, {o.task!r}."
+                        " Enter begins it, Ctrl-C ends the run."
+                    )
                 self._rows.append(runner.run(index, self._seeds[index]))
         finally:
             self.monitor.finish()
@@ -203,7 +225,7 @@ class _Run:
         """Hold, end the nodes, the recorder last so that it sees the rest, and make the recording whole."""
         if runner is not None:
             runner.hold()
-        self.processes.stop([node.name for node in self._nodes if node.name != RECORDER], GRACE_S)
+        self.processes.stop([node.name for node in self.nodes if node.name != RECORDER], GRACE_S)
         self.processes.stop([RECORDER], GRACE_S)
         if self.monitor.reason is not None and self._options.bag.exists():
             try:

@@ -14,7 +14,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters
 from rich.console import Console
-from std_msgs.msg import String
+from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
 from contracts import RobotContract, load_robot
@@ -158,6 +158,17 @@ def test_a_real_robot_that_walks_until_its_time_is_over_is_a_success(run_episode
     assert row.success
     assert row.seconds == pytest.approx(0.4, abs=0.2)
     assert row.stopped_by == ()
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_a_person_ends_a_real_robots_episode_by_saying_whether_it_was_a_success(make_runner, solved):
+    """Regression: a robot went on until the time limit after it was said to have failed."""
+    runner, nodes = make_runner("metaworld_sawyer", 1000, ["hold", "run"], [])
+    judge = nodes.publisher("success", Bool, qos.STATUS)
+    threading.Timer(1.0, lambda: judge.publish(Bool(data=solved))).start()
+    row = runner.run(0, seed=1)
+    assert row.success == solved
+    assert row.seconds < 5.0, "its limit is more than 10 s"
 
 
 def test_a_controller_that_goes_on_waiting_ends_the_run_with_what_it_waits_for(run_episode, monkeypatch):

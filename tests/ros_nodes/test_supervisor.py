@@ -325,7 +325,11 @@ def test_a_real_robot_is_driven_through_the_same_topics(robot, bundle, tmp_path,
     contract = tmp_path / "real.yaml"
     contract.write_text(yaml.safe_dump(msgspec.structs.replace(robot, body="external").to_dict()))
     asked = options(bundle, tmp_path / "run", robot=str(contract), task="wave", episodes=1, steps=40)
-    assert run_robot(asked, Console(file=io.StringIO())) == 0
+    with pytest.raises(ValueError, match=r"standard input is no terminal(?s:.*)--unattended"):
+        run_robot(asked)
+    assert not (tmp_path / "run").exists()
+    unattended = dataclasses.replace(asked, unattended=True)
+    assert run_robot(unattended, Console(file=io.StringIO())) == 0
     assert graph.processes.alive(BODY)
     (episode,) = bag_episodes(tmp_path / "run" / "bag")
     assert (episode.description["task"], episode.description["seed"]) == ("wave", 4)
@@ -333,6 +337,15 @@ def test_a_real_robot_is_driven_through_the_same_topics(robot, bundle, tmp_path,
         counts = {c.topic.rsplit("/", 1)[-1]: c.msgcount for c in reader.connections}
     assert min(counts["commands"], counts["applied_command"], counts["joint_states"]) >= 35
     assert json.loads(client.trigger(BODY, "statistics", 5.0))["held_periods"] > 0  # before and after the run
+
+
+def test_whether_a_policy_fits_can_be_asked_without_starting_anything(bundle, tmp_path):
+    said = io.StringIO()
+    assert run_robot(options(bundle, tmp_path / "run", check=True), Console(file=said, width=500)) == 0
+    assert f"{bundle} fits metaworld_sawyer; a run would start mujoco_node, recorder_node" in said.getvalue()
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match="draw-open"):
+        run_robot(options(bundle, tmp_path / "run", check=True, task="draw-open"))
 
 
 def test_a_policy_that_does_not_fit_is_refused_before_anything_starts(bundle, tmp_path):
