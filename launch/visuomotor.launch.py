@@ -45,6 +45,7 @@ ARGUMENTS = {
     "prefix": (str(PREFIX_ACTIONS), "actions of the chunk before that a chunk repeats, with the stitching prefix"),
     "instruction": ("", "what the policy is asked to do; if empty, what the task says"),
     "imagine_hz": ("0.0", "how often pictures that the policy imagines are published, on imagined/t4 ...; 0: never"),
+    "use_sim_time": ("false", "ROS time is that of /clock, of a simulator of your own, which must run in real time"),
     "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
 }
 
@@ -89,6 +90,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         prefix=prefix,
         instruction=instruction,
         imagine_hz=float(given["imagine_hz"]),
+        use_sim_time=given["use_sim_time"].lower() == "true",
     )
     actions: list[LaunchDescriptionEntity] = [
         SetEnvironmentVariable(*variable) for variable in transport_environment(os.environ, "SUBNET").items()

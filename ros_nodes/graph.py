@@ -83,6 +83,7 @@ def describe_graph(
     prefix: int = PREFIX_ACTIONS,
     instruction: str = "",
     imagine_hz: float = 0.0,
+    use_sim_time: bool = False,
 ) -> list[NodeProcess]:
     """The nodes that let `policy` drive `robot`, in the order of their start.
 
@@ -98,6 +99,7 @@ def describe_graph(
         prefix: actions of the chunk before that a chunk repeats, with the stitching `prefix`.
         instruction: what the policy is asked to do; one of its contract's if it knows several.
         imagine_hz: how often it publishes the pictures that it imagines; 0: never.
+        use_sim_time: ROS time is that of `/clock`, of somebody else's simulator, which must run in real time.
 
     Raises:
         ValueError: no such camera, no such stitching, or a prefix of nothing.
@@ -106,6 +108,8 @@ def describe_graph(
     namespace = "/" + robot.name
     is_path = Path(robot_source).suffix != ""
     common: dict[str, ParameterValue] = {"robot": str(Path(robot_source).resolve()) if is_path else robot_source}
+    if use_sim_time:
+        common["use_sim_time"] = True
     shown = list(dict.fromkeys((*cameras_of(policy), *cameras)))
     for camera in shown:
         robot.camera(camera)

@@ -55,6 +55,8 @@ class ManagedNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """To inactive; or back to unconfigured."""
+        if self.get_parameter("use_sim_time").value:
+            self.get_logger().warning("use_sim_time: a simulator slower or faster than real time is not followed")
         return self._begin("configure", self.configure, self.close)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -110,6 +110,13 @@ def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
         assert type(node.kwargs["on_exit"][0]).__name__ == "Shutdown"
 
 
+def test_with_the_time_of_a_simulator_every_node_is_told_of_it(launch, bundle, tmp_path):
+    given = {"policy": str(bundle), "output": str(tmp_path), "use_sim_time": "true"}
+    nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
+    assert nodes
+    assert all(node.kwargs["parameters"][0]["use_sim_time"] is True for node in nodes)
+
+
 @pytest.mark.parametrize(("activate", "waiting"), [("true", set()), ("false", {CONTROLLER, POLICY})])
 def test_all_are_configured_and_those_wanted_activated(launch, bundle, tmp_path, activate, waiting):
     given = {"policy": str(bundle), "output": str(tmp_path), "activate": activate}
