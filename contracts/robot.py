@@ -10,12 +10,16 @@ from typing import Literal
 from contracts.feature import Feature, image, vector
 from contracts.serialization import Contract, ContractError, require, require_finite, require_unique
 
+JOINT_STATE = "sensor_msgs/msg/JointState"
+POSE = "geometry_msgs/msg/PoseStamped"
+IMU = "sensor_msgs/msg/Imu"
+TWIST = "geometry_msgs/msg/Twist"
 VELOCITY = ".velocity"
 """What a JointState's field ends with that is a joint's velocity; the bare name is its position."""
 FIELDS = {
-    "geometry_msgs/msg/PoseStamped": ("x", "y", "z"),
-    "geometry_msgs/msg/Twist": ("linear x", "linear y", "angular z"),
-    "sensor_msgs/msg/Imu": (
+    POSE: ("x", "y", "z"),
+    TWIST: ("linear x", "linear y", "angular z"),
+    IMU: (
         "orientation x", "orientation y", "orientation z", "orientation w", "angular velocity x",
         "angular velocity y", "angular velocity z", "linear acceleration x", "linear acceleration y",
         "linear acceleration z",
@@ -77,7 +81,7 @@ class Sensor(Contract, frozen=True, kw_only=True):
         It carries no stamp: the time of its receipt counts. It is never waited for, and when it is silent for longer
         than `timeout_s`, all its fields are 0.
         """
-        return self.type == "geometry_msgs/msg/Twist"
+        return self.type == TWIST
 
     @property
     def positions(self) -> tuple[str, ...]:
@@ -297,7 +301,7 @@ class RobotContract(Contract, frozen=True, kw_only=True):
     @property
     def orientation_fields(self) -> tuple[str, ...]:
         """The fields x y z w of the trunk's orientation, of the robot's one Imu. Raises ContractError: it has none."""
-        imus = [sensor for sensor in self.sensors if sensor.type == "sensor_msgs/msg/Imu"]
+        imus = [sensor for sensor in self.sensors if sensor.type == IMU]
         require(len(imus) == 1, f"max_tilt_rad needs one Imu; robot {self.name!r} has {len(imus)}")
         return imus[0].fields[:4]
 

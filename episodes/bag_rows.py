@@ -8,15 +8,13 @@ from typing import Any
 import numpy as np
 
 from contracts.feature import Feature
-from contracts.robot import Camera, RobotContract, Sensor
+from contracts.messages import image_array, sensor_fields
+from contracts.robot import JOINT_STATE, Camera, RobotContract, Sensor
 from episodes.bag import BagEpisode, BagError, BagReader
 from episodes.data import EpisodeData
 from episodes.samples import (
-    JOINT_STATE,
     Timeline,
     check_finite,
-    fields_of,
-    image_of,
     is_sustained,
     message_stamp,
     named_positions,
@@ -158,10 +156,12 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
                 if recorded.pushes is not None:
                     recorded.pushes.add(message_stamp(decoded), _force(decoded))
             elif isinstance(part := by_topic[message.topic], Camera):
-                recorded.samples[part.name].add(message_stamp(decoded), image_of(part, decoded))
+                recorded.samples[part.name].add(message_stamp(decoded), image_array(decoded, part))
             else:
                 stamp = message.log_time_ns if part.is_request else message_stamp(decoded)
-                for name, value in fields_of(part, decoded).items():
+                names, values = sensor_fields(decoded, part, needed)
+                check_finite(values)
+                for name, value in zip(names, values, strict=True):
                     if name in recorded.samples:
                         recorded.samples[name].add(stamp, value)
         except (ValueError, AttributeError) as error:  # AttributeError: a message of another type than the contract's

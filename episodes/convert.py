@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from contracts.feature import Feature
-from contracts.robot import RobotContract
+from contracts.robot import JOINT_STATE, RobotContract
 from contracts.serialization import ContractError
 from episodes.bag import BagError, BagReader, BagWriter, Topic
 from episodes.bag_rows import ConversionReport, bag_episode, commands_topic
@@ -17,7 +17,6 @@ from episodes.messages import joint_state, message_definition, message_type, num
 from episodes.samples import (
     BOOL,
     IMAGE,
-    JOINT_STATE,
     STRING,
     episode_message,
     image_message,

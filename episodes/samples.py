@@ -1,21 +1,18 @@
-"""What a recorded sensor message measured, and messages made from measurements."""
+"""Messages made from measurements, and what is asked of a recorded one."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from contracts.feature import Feature
-from contracts.robot import VELOCITY, Camera, RobotContract, Sensor
+from contracts.robot import IMU, POSE, TWIST, VELOCITY, Camera, RobotContract, Sensor
 from episodes.messages import header_message, joint_state, message_type, stamp_ns
 
-JOINT_STATE = "sensor_msgs/msg/JointState"
-POSE = "geometry_msgs/msg/PoseStamped"
-IMU = "sensor_msgs/msg/Imu"
-TWIST = "geometry_msgs/msg/Twist"
 IMAGE = "sensor_msgs/msg/Image"
 BOOL = "std_msgs/msg/Bool"
 STRING = "std_msgs/msg/String"
@@ -31,26 +28,7 @@ def is_sustained(robot: RobotContract) -> bool:
     return any(sensor.is_request for sensor in robot.sensors)
 
 
-def fields_of(sensor: Sensor, message: Any) -> dict[str, float]:
-    """What the message measures, or asks for, of a sensor's fields, by name. Raises ValueError if it is not usable."""
-    if sensor.type == POSE:
-        position = message.pose.position
-        values = dict(zip(sensor.fields, (position.x, position.y, position.z), strict=True))
-    elif sensor.type == IMU:
-        q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
-        values = dict(zip(sensor.fields, (q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z), strict=True))
-    elif sensor.type == TWIST:
-        values = dict(zip(sensor.fields, (message.linear.x, message.linear.y, message.angular.z), strict=True))
-    else:
-        values = _joint_values(message)
-    values = {name: value for name, value in values.items() if name in sensor.fields}
-    if not values:
-        raise ValueError(f"has none of the fields {list(sensor.fields)}")
-    check_finite(list(values.values()))
-    return values
-
-
-def check_finite(values: list[float]) -> None:
+def check_finite(values: Sequence[float]) -> None:
     """Raise ValueError unless every number is finite, also as the float32 that a dataset keeps."""
     with np.errstate(over="ignore"):
         if not np.isfinite(np.array(values, dtype=np.float32)).all():
@@ -62,29 +40,6 @@ def named_positions(message: Any) -> dict[str, float]:
     if len(message.name) != len(message.position) or len(set(message.name)) != len(message.name):
         raise ValueError(f"has {len(message.name)} names (each may stand once) for {len(message.position)} positions")
     return dict(zip(message.name, (float(value) for value in message.position), strict=True))
-
-
-def _joint_values(message: Any) -> dict[str, float]:
-    """A JointState's positions and velocities, of each as many as there are names, or none. Raises ValueError."""
-    velocities = [float(value) for value in message.velocity]
-    values = named_positions(message) if len(message.position) or not velocities else {}
-    if velocities:
-        if len(message.name) != len(velocities) or len(set(message.name)) != len(message.name):
-            raise ValueError(f"has {len(message.name)} names (each may stand once) for {len(velocities)} velocities")
-        values |= {name + VELOCITY: value for name, value in zip(message.name, velocities, strict=True)}
-    return values
-
-
-def image_of(camera: Camera, message: Any) -> np.ndarray:
-    """The picture as uint8 [height, width, 3]. Raises ValueError when it is not what the contract promises."""
-    given = (message.encoding, message.height, message.width)
-    if given != (camera.encoding, camera.height, camera.width):
-        raise ValueError(f"is {given}; {(camera.encoding, camera.height, camera.width)} would be right")
-    row = camera.width * 3
-    if message.step < row or len(message.data) != message.step * camera.height:
-        raise ValueError(f"has {len(message.data)} bytes in rows of {message.step}")
-    rows = np.asarray(message.data, dtype=np.uint8).reshape(camera.height, message.step)
-    return rows[:, :row].reshape(camera.height, camera.width, 3)
 
 
 @dataclass

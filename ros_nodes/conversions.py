@@ -16,29 +16,22 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import Camera, RobotContract, Sensor
-from contracts.robot import VELOCITY
+from contracts.messages import MessageError
+from contracts.messages import image_array as image_array  # nodes find here both ways of a message
+from contracts.messages import sensor_fields as sensor_fields
+from contracts.robot import IMU, JOINT_STATE, POSE, TWIST, VELOCITY
 from execution.chunk import MAX_HORIZON, ActionChunk
 
 NANOSECONDS = 1_000_000_000
 PERIOD_TOLERANCE_NS = 1_000  # time_from_start is k * period, rounded
 
-UNIT_TOLERANCE = 0.01  # an orientation's length may differ from 1 by this
-
 SensorMessage: TypeAlias = "JointState | PoseStamped | Imu | Twist"
 SENSOR_MESSAGES: dict[str, type[SensorMessage]] = {
-    "sensor_msgs/msg/JointState": JointState,
-    "geometry_msgs/msg/PoseStamped": PoseStamped,
-    "sensor_msgs/msg/Imu": Imu,
-    "geometry_msgs/msg/Twist": Twist,
+    JOINT_STATE: JointState,
+    POSE: PoseStamped,
+    IMU: Imu,
+    TWIST: Twist,
 }
-
-
-class MessageError(ValueError):
-    """A message that must be dropped; `reason` is short, for counting; the text says what would be right."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 def sensor_message_type(sensor: Sensor) -> type[SensorMessage]:
@@ -55,37 +48,6 @@ def to_stamp(nanoseconds: int) -> Time:
     """The inverse of `stamp_ns`."""
     sec, nanosec = divmod(nanoseconds, NANOSECONDS)
     return Time(sec=sec, nanosec=nanosec)
-
-
-def sensor_fields(message: SensorMessage, sensor: Sensor) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    """What a sensor's message measured, or asks for.
-
-    Returns:
-        The contract's field names, in its order, and a finite value for each. A JointState may carry more joints; a
-        Twist's other three components, which no field stands for, are left out, but must be finite too.
-
-    Raises:
-        MessageError: reason `size`, `names`, `frame`, `orientation` (an Imu's is no rotation, or it has none) or
-            `non_finite`.
-    """
-    values: tuple[float, ...]
-    if isinstance(message, (PoseStamped, Imu)) and message.header.frame_id != sensor.frame:
-        raise MessageError("frame", f"{sensor.name}: frame {message.header.frame_id!r}, not {sensor.frame!r}")
-    if isinstance(message, PoseStamped):
-        position = message.pose.position
-        values = (position.x, position.y, position.z)
-    elif isinstance(message, Imu):
-        values = _imu_values(message, sensor)
-    elif isinstance(message, Twist):
-        linear, angular = message.linear, message.angular
-        if not all(map(math.isfinite, (linear.x, linear.y, linear.z, angular.x, angular.y, angular.z))):
-            raise MessageError("non_finite", f"{sensor.name}: {message}")
-        values = (linear.x, linear.y, angular.z)
-    else:
-        values = _joint_values(message, sensor)
-    if not all(math.isfinite(value) for value in values):
-        raise MessageError("non_finite", f"{sensor.name}: {dict(zip(sensor.fields, values, strict=True))}")
-    return sensor.fields, values
 
 
 def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray[np.float64]) -> SensorMessage:
@@ -119,54 +81,6 @@ def sensor_message(sensor: Sensor, stamp: int, values: Sequence[float] | NDArray
         if sensor.velocities:
             message.velocity = array.array("d", [given[joint + VELOCITY] for joint in message.name])
     return message
-
-
-def _joint_values(message: JointState, sensor: Sensor) -> tuple[float, ...]:
-    """A JointState's numbers in the order of the sensor's fields, joints found by name. Raises MessageError."""
-    names = list(message.name)
-    if len(set(names)) != len(names):
-        raise MessageError("names", f"{sensor.name}: a joint stands twice in {names}")
-    given: dict[str, float] = {}
-    for what, wanted, suffix in (("position", sensor.positions, ""), ("velocity", sensor.velocities, VELOCITY)):
-        numbers = getattr(message, what) if wanted else ()
-        if wanted and len(numbers) != len(names):
-            raise MessageError("size", f"{sensor.name}: {len(names)} names but {what} has {len(numbers)} numbers")
-        given.update(zip((name + suffix for name in names), numbers, strict=False))
-    missing = [field for field in sensor.fields if field not in given]
-    if missing:
-        raise MessageError("names", f"{sensor.name}: {missing} missing; there are {names}")
-    return tuple(given[field] for field in sensor.fields)
-
-
-def _imu_values(message: Imu, sensor: Sensor) -> tuple[float, ...]:
-    """The ten numbers of an Imu, in the order of `contracts.Sensor`. Raises MessageError `orientation`."""
-    if message.orientation_covariance[0] == -1:  # how a driver says that it does not estimate one (REP-145)
-        raise MessageError("orientation", f"{sensor.name}: this IMU gives no orientation")
-    q, w, a = message.orientation, message.angular_velocity, message.linear_acceleration
-    length = math.hypot(q.x, q.y, q.z, q.w)
-    if abs(length - 1) > UNIT_TOLERANCE:  # NaN is told below
-        raise MessageError("orientation", f"{sensor.name}: a quaternion of length {length:g} is no orientation")
-    return (q.x, q.y, q.z, q.w, w.x, w.y, w.z, a.x, a.y, a.z)
-
-
-def image_array(message: Image, camera: Camera) -> NDArray[np.uint8]:
-    """A picture, uint8 [height, width, 3] RGB (a view of the message's own memory).
-
-    Raises:
-        MessageError: reason `size`, `encoding`, `step`, `frame` or `data`.
-    """
-    if (message.height, message.width) != (camera.height, camera.width):
-        got, wanted = f"{message.height}x{message.width}", f"{camera.height}x{camera.width}"
-        raise MessageError("size", f"{camera.name}: the picture is {got} (height x width), the contract says {wanted}")
-    if message.encoding != camera.encoding:
-        raise MessageError("encoding", f"{camera.name}: encoding {message.encoding!r}, not {camera.encoding!r}")
-    if message.header.frame_id != camera.frame:
-        raise MessageError("frame", f"{camera.name}: frame {message.header.frame_id!r}, not {camera.frame!r}")
-    if message.step != camera.width * 3:
-        raise MessageError("step", f"{camera.name}: step {message.step}, not {camera.width * 3}")
-    if len(message.data) != camera.height * camera.width * 3:
-        raise MessageError("data", f"{camera.name}: {len(message.data)} bytes, not {camera.height * camera.width * 3}")
-    return np.frombuffer(message.data, dtype=np.uint8).reshape(camera.height, camera.width, 3)
 
 
 def image_message(camera: Camera, stamp: int, image: NDArray[np.uint8]) -> Image:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from contracts.robot import RobotContract, load_robot
+from contracts.messages import sensor_fields
+from contracts.robot import RobotContract, Sensor, load_robot
 from episodes.bag import BagError, BagReader, BagWriter, Topic
 from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
+from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
 from episodes.messages import (
     deserialize,
@@ -26,7 +28,6 @@ from episodes.messages import (
 from episodes.opening import convert, open_episode
 from episodes.samples import (
     episode_message,
-    fields_of,
     image_message,
     sensor_message,
 )
@@ -107,6 +108,29 @@ def test_dataset_to_bag_and_back_is_exact(
         assert same_episode(back.episode(index), dataset.episode(index))
     again = bag_to_dataset(tmp_path / "bag", tmp_path / "back")
     assert (again.added, again.present) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ("FL_thigh_joint", "FR_hip_joint"),
+        ("FL_thigh_joint.velocity", "FR_hip_joint.velocity"),
+        ("FL_thigh_joint", "FR_hip_joint", "FL_thigh_joint.velocity", "FR_hip_joint.velocity"),
+    ],
+)
+def test_a_dataset_of_a_few_joints_goes_to_a_bag_and_back(
+    fields: tuple[str, ...], same_episode: Callable, tmp_path: Path
+) -> None:
+    """A live JointState must have all of the sensor's joints; such a bag has those that the dataset has."""
+    sets = {"few": {"observation.state": list(fields)}}
+    go2 = RobotContract.from_dict({**load_robot("go2").to_dict(), "observation_sets": sets})
+    random = np.random.default_rng(0)
+    seen = {"observation.state": random.normal(size=(4, len(fields))).astype(np.float32)}
+    actions = random.normal(size=(4, 12)).astype(np.float32)
+    with DatasetWriter(tmp_path / "d", go2, "few") as writer:
+        writer.add(EpisodeData(seen, actions, "walk", "flat", 0, True))
+    bag_to_dataset(dataset_to_bag(Dataset(tmp_path / "d"), tmp_path / "bag"), tmp_path / "back")
+    assert same_episode(Dataset(tmp_path / "back").episode(0), Dataset(tmp_path / "d").episode(0))
 
 
 def test_a_real_robots_recording_is_training_data_too(
@@ -311,6 +335,20 @@ def test_bad_sensor_samples_are_left_out_and_old_ones_counted(recorder: Recorder
     assert len(report.problems) == 3
 
 
+def test_a_picture_of_another_frame_is_left_out(recorder: Recorder, tmp_path: Path) -> None:
+    """Another camera took it; live, the policy node refuses it too."""
+    recorder.episode()
+    recorder.sense(0, 1)
+    camera = recorder.robot.cameras[0]
+    wrong = image_message(camera, np.full((camera.height, camera.width, 3), 5, dtype=np.uint8), START + 1)
+    wrong.header.frame_id = "other"
+    recorder.raw(camera.topic, wrong, "sensor_msgs/msg/Image")
+    recorder.apply(10, [0.2, 0, 0, 0])
+    report, dataset = _converted(recorder, tmp_path)
+    assert (dataset.episode(0).observations["observation.images.corner2"] == 1).all()
+    assert "frame 'other', not 'corner2'" in report.problems[0]
+
+
 def test_a_padded_image_is_read(recorder: Recorder, tmp_path: Path) -> None:
     """A camera driver may end each row with bytes that are no picture."""
     recorder.episode()
@@ -376,7 +414,53 @@ def test_an_imu_is_read_as_it_was_written() -> None:
     imu = next(s for s in go2.sensors if s.name == "imu")
     values = dict(zip(imu.fields, (0.0, 0.6, 0.0, 0.8, 0.1, 0.2, 0.3, 1.0, 2.0, 9.81), strict=True))
     written = serialize(sensor_message(go2, imu, values, START), imu.type)
-    assert fields_of(imu, deserialize(written, imu.type)) == values
+    assert sensor_fields(deserialize(written, imu.type), imu) == (imu.fields, tuple(values.values()))
+
+
+@pytest.mark.parametrize(
+    ("part", "spoil", "said"),
+    [
+        ("imu", lambda m: setattr(m.orientation, "w", 0.0), "a quaternion of length 0 is no orientation"),
+        ("imu", lambda m: m.orientation_covariance.__setitem__(0, -1.0), "gives no orientation"),
+        ("imu", lambda m: setattr(m.header, "frame_id", "base"), "frame 'base', not"),
+        ("imu", lambda m: setattr(m.angular_velocity, "x", 1e300), "not finite in 32 bits"),
+        ("joint_states", lambda m: m.name.__setitem__(0, m.name[1]), "a joint stands twice"),
+        ("joint_states", lambda m: m.name.__setitem__(0, "tail"), "['FL_hip_joint', 'FL_hip_joint.velocity'] missing"),
+        ("velocity_command", lambda m: setattr(m.linear, "z", np.nan), "nan"),
+    ],
+)
+def test_what_a_live_robot_refuses_is_no_training_data(
+    part: str, spoil: Callable[[Any], object], said: str, tmp_path: Path
+) -> None:
+    go2 = load_robot("go2")
+    (feature,) = features = go2.observation_features("proprioception")
+    with BagWriter(tmp_path / "bag", recorded_topics(go2, features), go2) as writer:
+
+        def write(topic: str, kind: str, message: Any, stamp: int) -> None:
+            writer.write(f"/go2/{topic}", serialize(message, kind), stamp, stamp)
+
+        def sense(sensor: Sensor, shift: float, stamp: int, spoil: Callable[[Any], object] | None = None) -> None:
+            values = {name: shift + i for i, name in enumerate(sensor.fields)}
+            if sensor.name == "imu":
+                values |= dict(zip(sensor.fields, (0.0, 0.0, 0.0, 1.0), strict=False))
+            message = sensor_message(go2, sensor, values, stamp)
+            if spoil is not None:
+                spoil(message)
+            write(sensor.topic, sensor.type, message, stamp)
+
+        description = {"task": "flat", "task_name": "flat", "seed": 3, "observation_set": "proprioception"}
+        write("episode", STRING, episode_message(description), START)
+        for tick in range(2):
+            stamp = START + 20 * MS * tick
+            for sensor in go2.sensors:
+                sense(sensor, 100.0 * tick, stamp, spoil if tick and sensor.name == part else None)
+            write("applied_command", STATE, joint_state(stamp + 1, "", list(go2.joint_names), np.zeros(12)), stamp + 1)
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    assert [said in problem for problem in report.problems] == [True, False]  # and that pushes are not known
+    seen = Dataset(tmp_path / "dataset").episode(0).observations["observation.state"]
+    spoiled = {name for sensor in go2.sensors if sensor.name == part for name in sensor.fields}
+    for name, (before, after) in zip(feature.names, seen.T, strict=True):
+        assert (before == after) == (name in spoiled or name in go2.orientation_fields), name
 
 
 def test_a_walk_holds_velocities_what_was_asked_for_and_what_pushed(tmp_path: Path) -> None:

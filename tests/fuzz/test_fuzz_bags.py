@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 
 from contracts import RobotContract
+from contracts.robot import JOINT_STATE
 from episodes.bag import BagError, BagReader, BagWriter
 from episodes.convert import bag_to_dataset, dataset_to_bag
 from episodes.data import DatasetError, EpisodeData
@@ -23,7 +24,7 @@ from episodes.dataset import Dataset, DatasetWriter
 from episodes.messages import message_definition, message_type, serialize
 from episodes.opening import open_episode
 from episodes.repair import DAMAGED_SUFFIX, repair
-from episodes.samples import JOINT_STATE, STRING
+from episodes.samples import STRING
 
 LENGTH = 6
 Found = Counter[tuple[str, int, bytes]]

@@ -15,7 +15,8 @@ from sensor_msgs.msg import Imu, JointState
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory
 
-from contracts import load_robot
+from contracts import available_robots, load_robot
+from episodes import messages, samples
 from execution.chunk import ActionChunk
 from ros_nodes import conversions
 from ros_nodes.conversions import MessageError
@@ -155,6 +156,29 @@ def test_a_picture_arrives_as_it_was_taken() -> None:
     np.testing.assert_array_equal(conversions.image_array(message, CAMERA), picture)
     with pytest.raises(ValueError, match="corner2"):
         conversions.image_message(CAMERA, STAMP, picture[:95])
+
+
+def test_a_picture_whose_rows_are_padded_is_read() -> None:
+    """A camera driver may end each row with bytes that are no picture."""
+    picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    message = conversions.image_message(CAMERA, STAMP, picture)
+    padded = np.pad(picture.reshape(96, -1), ((0, 0), (0, 5)), constant_values=99)
+    message.step, message.data = padded.shape[1], array.array("B", padded.tobytes())
+    np.testing.assert_array_equal(conversions.image_array(sent(message), CAMERA), picture)
+
+
+@pytest.mark.parametrize("robot", map(load_robot, available_robots()), ids=lambda robot: robot.name)
+def test_a_recording_made_without_ros_holds_the_same_messages(robot) -> None:
+    for sensor in robot.sensors:
+        values = dict(zip(sensor.fields, np.linspace(-1, 1, len(sensor.fields)).tolist(), strict=True))
+        written = samples.sensor_message(robot, sensor, values, STAMP)
+        live = sent(conversions.sensor_message(sensor, STAMP, list(values.values())))
+        assert deserialize_message(messages.serialize(written, sensor.type), type(live)) == live
+    for camera in robot.cameras:
+        picture = np.random.default_rng(0).integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
+        written = samples.image_message(camera, picture, STAMP)
+        live = sent(conversions.image_message(camera, STAMP, picture))
+        assert deserialize_message(messages.serialize(written, samples.IMAGE), type(live)) == live
 
 
 def test_a_big_picture_costs_little_to_send() -> None:
