@@ -64,6 +64,10 @@ def convert(
     if report.unjudged:
         taken = "a success" if assume_success else "failed, and not learned from unless --assume-success"
         lines.append(f"of {report.unjudged} nobody said, on the topic `success`, how they ended: taken for {taken}")
+    if report.dropped:
+        lines.append(f"{report.dropped} control periods left out: a sensor had not spoken yet, or no usable command")
+    if report.stale:
+        lines.append(f"{report.stale} control periods kept whose newest sample was older than its sensor's time-out")
     lines += [f"left out: {reason}" for reason in report.skipped]
     lines += [f"damage: {problem}" for problem in report.problems]
     return "\n".join(lines)

@@ -335,6 +335,25 @@ def test_bad_sensor_samples_are_left_out_and_old_ones_counted(recorder: Recorder
     assert len(report.problems) == 3
 
 
+def test_converting_says_how_many_periods_were_dropped_or_stale(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode()
+    for at in (0, 1):
+        recorder.apply(at, [0.1, 0, 0, 0])  # before any sensor spoke
+    recorder.sense(2, 1)
+    recorder.apply(2, [0.2, 0, 0, 0])
+    for at in (1000, 1010, 1020):
+        recorder.apply(at, [0.3, 0, 0, 0])  # the sensors have been silent for a second
+    recorder.writer.close()
+    said = convert(tmp_path / "bag", tmp_path / "dataset")
+    assert "2 control periods left out" in said
+    assert "3 control periods kept whose newest sample was older" in said
+
+
+def test_converting_what_is_whole_says_nothing_of_periods(make_bag: Callable[..., Path], tmp_path: Path) -> None:
+    said = convert(make_bag("state"), tmp_path / "dataset")
+    assert said == f"dataset: {tmp_path / 'dataset'}: 3 episodes added, 0 were there already"
+
+
 def test_a_picture_of_another_frame_is_left_out(recorder: Recorder, tmp_path: Path) -> None:
     """Another camera took it; live, the policy node refuses it too."""
     recorder.episode()
