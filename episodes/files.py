@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
 
@@ -36,6 +37,20 @@ def write_atomic(path: Path, content: bytes) -> None:
     """Put `content` in place of `path`, all or nothing."""
     with atomic_file(path) as file:
         file.write(content)
+
+
+def write_json(path: Path | str, data: Any) -> None:
+    """Put `data` as indented JSON in place of `path`, all or nothing; makes the folders that it lies in.
+
+    A link, or what is no ordinary file (/dev/stdout), is written to and never replaced.
+    """
+    path = Path(path)
+    content = (json.dumps(data, indent=2) + "\n").encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(content)
+    else:
+        write_atomic(path, content)
 
 
 def temporary_name(path: Path) -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+from episodes.files import write_json
 
 TOLERANCE = 1e-6
 """Largest difference of a recorded float32 number, in its own unit, that counts as the same."""
@@ -37,9 +38,8 @@ class Divergence:
         return self.first_step is not None
 
     def write(self, path: Path | str) -> None:
-        """Write the comparison as JSON, with `verdict`: the sentence that `str` gives."""
-        text = json.dumps({**asdict(self), "diverged": self.diverged, "verdict": str(self)}, indent=2)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        """Write the comparison as JSON, with `verdict`: the sentence that `str` gives; makes the folder."""
+        write_json(path, {**asdict(self), "diverged": self.diverged, "verdict": str(self)})
 
     def __str__(self) -> str:
         if self.first_step is None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from sim.demonstration import demonstrate
+from sim.divergence import Divergence
 from sim.experts import Expert
 from sim.replay import replay_frames, resimulate, resimulate_episode
 
@@ -49,6 +53,13 @@ def test_a_recording_that_does_not_fit_is_refused(episode):
         resimulate("drawer-open", 8, episode.actions, {}, "state")
     with pytest.raises(ValueError, match="is needed"):
         resimulate("drawer-open", 8, episode.actions[:-1], episode.observations, "state")
+
+
+def test_a_verdict_is_written_where_no_folder_is_yet(tmp_path: Path):
+    Divergence(20, 3, "observation.state", 0.5, False).write(tmp_path / "new" / "v.json")
+    said = json.loads((tmp_path / "new" / "v.json").read_text())
+    assert (said["diverged"], said["first_step"]) == (True, 3)
+    assert said["verdict"].startswith("diverges at step 3 of 20")
 
 
 def test_frames_show_the_episode_from_any_camera(episode):
