@@ -48,15 +48,6 @@ class LocomotionContract(Contract, frozen=True, kw_only=True):
         require(self.kd >= 0 and self.history > 0, "kd cannot be negative, and history must be positive")
 
     @property
-    def observation_names(self) -> tuple[str, ...]:
-        """Of the elements of one observation, in order."""
-        names = [f"command_{part}" for part in ("x", "y", "yaw")]
-        names += [f"angular_velocity_{axis}" for axis in "xyz"] + [f"projected_gravity_{axis}" for axis in "xyz"]
-        for quantity in ("position", "velocity", "last_action"):
-            names += [f"{quantity}_{joint}" for joint in self.joint_names]
-        return tuple(names)
-
-    @property
     def observation_size(self) -> int:
         """Elements of one observation: 45 with twelve joints."""
         return 9 + 3 * len(self.joint_names)

@@ -24,7 +24,8 @@ from episodes.messages import MessageError, deserialize
 EPISODE_TOPIC = "episode"  # last part of the topic's name
 LOCK_NAME = ".lock"
 QOS_KEY = "offered_qos_profiles"
-MAX_PROBLEMS = 100  # sentences kept; the rest is only counted
+MAX_PROBLEMS = 100  # sentences kept
+AND_MORE = "and more, which is not listed"
 
 
 class BagError(ValueError):
@@ -197,13 +198,11 @@ class BagReader:
 
     Attributes:
         path: a rosbag2 directory or one .mcap file.
-        problems: damage met and messages left out so far, a sentence each.
-        problem_count: how many there were (`problems` keeps the first ones).
+        problems: damage met and messages left out so far, a sentence each; of many the first ones, and AND_MORE.
     """
 
     path: Path
     problems: list[str] = field(default_factory=list)
-    problem_count: int = 0
 
     def __post_init__(self) -> None:
         self.path = Path(self.path)
@@ -246,11 +245,8 @@ class BagReader:
 
     def note(self, problem: str) -> None:
         """Remember that something was wrong; the same thing, met again, counts once."""
-        if problem in self.problems:
-            return
-        self.problem_count += 1
-        if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(problem)
+        if problem not in self.problems and len(self.problems) <= MAX_PROBLEMS:
+            self.problems.append(problem if len(self.problems) < MAX_PROBLEMS else AND_MORE)
 
     def robot(self) -> RobotContract | None:
         """The contract of the robot that was recorded, if the recording holds it.
@@ -299,16 +295,3 @@ class BagReader:
             self.note(f"{message.topic} at {message.log_time_ns} ns left out: not a JSON object")
             return None
         return description
-
-
-def read_messages(path: Path | str, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, Any]]:
-    """(topic, log time ns, decoded message) of a recording, complete or not, in the order of recording.
-
-    Messages that cannot be decoded are left out; use BagReader to learn of them. Raises BagError.
-    """
-    return BagReader(Path(path)).messages(topics)
-
-
-def bag_episodes(path: Path | str) -> list[BagEpisode]:
-    """The episodes of a recording. Raises BagError."""
-    return BagReader(Path(path)).episodes()

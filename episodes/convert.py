@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,20 +94,20 @@ def bag_to_dataset(
     return report
 
 
-def dataset_to_bag(dataset: Dataset, bag: Path | str, episodes: Iterable[int] | None = None) -> Path:
-    """Write episodes of a dataset as a recording with the robot's topics, one file an episode.
+def dataset_to_bag(dataset: Dataset, bag: Path | str) -> Path:
+    """Write a dataset as a recording with the robot's topics, one file an episode.
 
     Commands are those really executed. Every sensor whose fields the observation set holds is there; a PoseStamped
     or an Imu only when all of its fields are. Stamps begin at 1 s, since a dataset knows no date.
 
     Raises:
         BagError: the directory is not empty.
-        DatasetError: no such episode, or a damaged one.
+        DatasetError: an episode is damaged.
     """
     robot = dataset.robot
     start = FIRST_STAMP_NS
     with BagWriter(bag, recorded_topics(robot, robot.observation_features(dataset.observation_set)), robot) as writer:
-        for index in range(len(dataset)) if episodes is None else episodes:
+        for index in range(len(dataset)):
             writer.split()
             end = start
             for topic, type_name, message, stamp in episode_messages(dataset, index, start):

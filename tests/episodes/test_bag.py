@@ -14,7 +14,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
 from contracts.robot import RobotContract
-from episodes.bag import BagError, BagReader, BagWriter, Topic, bag_episodes, read_messages
+from episodes.bag import AND_MORE, MAX_PROBLEMS, BagError, BagReader, BagWriter, Topic
 from episodes.messages import (
     MessageError,
     deserialize,
@@ -116,10 +116,10 @@ def test_messages_leave_the_process_within_milliseconds(tmp_path: Path) -> None:
         writer.write(STATES.name, _state(1), 1, 1)
         time.sleep(0.006)
         writer.write(STATES.name, _state(2), 2, 2)
-        assert len(list(read_messages(tmp_path / "bag"))) == 2
+        assert len(list(BagReader(tmp_path / "bag").messages())) == 2
         writer.write(STATES.name, _state(3), 3, 3)
         writer.flush()
-        assert len(list(read_messages(tmp_path / "bag"))) == 3
+        assert len(list(BagReader(tmp_path / "bag").messages())) == 3
 
 
 def test_reading_filters_topics_and_leaves_out_what_cannot_be_decoded(tmp_path: Path) -> None:
@@ -128,22 +128,33 @@ def test_reading_filters_topics_and_leaves_out_what_cannot_be_decoded(tmp_path: 
         writer.write(STATES.name, _state(20)[:9], 20, 20)
         writer.write("/r/own", b"\0\1\0\0\5", 25, 25)
         writer.write(EPISODE.name, _text("{}"), 30, 30)
-    assert [(topic, time) for topic, time, _ in read_messages(tmp_path / "bag")] == [
+    assert [(topic, time) for topic, time, _ in BagReader(tmp_path / "bag").messages()] == [
         ("/r/joint_states", 10),
         ("/r/episode", 30),
     ]
-    assert [time for _, time, _ in read_messages(tmp_path / "bag", ["/r/episode"])] == [30]
+    assert [time for _, time, _ in BagReader(tmp_path / "bag").messages(["/r/episode"])] == [30]
     reader = BagReader(tmp_path / "bag")
     assert len(list(reader.messages())) == 2
-    assert reader.problem_count == 2
+    assert len(reader.problems) == 2
     assert "20 ns" in reader.problems[0]
     assert "my_msgs/msg/Own" in reader.problems[1]
     assert len(list(reader.raw())) == 4  # the bytes are all there
 
 
+def test_of_very_many_problems_it_is_said_that_there_are_more(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / "bag", [STATES]) as writer:
+        for time_ns in range(MAX_PROBLEMS + 5):
+            writer.write(STATES.name, b"", time_ns, time_ns)
+    reader = BagReader(tmp_path / "bag")
+    assert not list(reader.messages())
+    assert len(reader.problems) == MAX_PROBLEMS + 1
+    assert f" {MAX_PROBLEMS - 1} ns" in reader.problems[-2]
+    assert reader.problems[-1] == AND_MORE
+
+
 def test_episodes_are_found(tmp_path: Path) -> None:
     _record(tmp_path / "bag")
-    episodes = bag_episodes(tmp_path / "bag")
+    episodes = BagReader(tmp_path / "bag").episodes()
     assert [e.description for e in episodes] == [{"seed": 0}, {"seed": 1}, {"seed": 2}]
     assert [[file.name for file in e.files] for e in episodes] == [["bag_0.mcap"], ["bag_1.mcap"], ["bag_2.mcap"]]
     assert (episodes[1].start_ns, episodes[1].end_ns) == (2_000_000_000, 2_040_000_005)
@@ -160,7 +171,7 @@ def test_episodes_without_splits_and_over_several_files(tmp_path: Path) -> None:
         writer.split()
         writer.write(EPISODE.name, _text('{"seed": 1}'), 29, 29)
         writer.write(STATES.name, _state(30), 30, 30)
-    first, second = bag_episodes(tmp_path / "bag")
+    first, second = BagReader(tmp_path / "bag").episodes()
     assert (first.description, first.start_ns, first.end_ns, len(first.files)) == ({"seed": 0}, 1, 12, 1)
     assert (second.description, second.start_ns, second.end_ns, len(second.files)) == ({"seed": 1}, 20, 30, 2)
 
@@ -187,10 +198,10 @@ def test_refusals_say_why(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="stands twice"):
         BagWriter(tmp_path / "twice", [STATES, STATES])
     with pytest.raises(BagError, match="no such recording"):
-        list(read_messages(tmp_path / "nothing"))
+        list(BagReader(tmp_path / "nothing").messages())
     (tmp_path / "empty").mkdir()
     with pytest.raises(BagError, match=r"no \.mcap file"):
-        bag_episodes(tmp_path / "empty")
+        BagReader(tmp_path / "empty").episodes()
     with pytest.raises(MessageError, match="standard ROS 2 message type"):
         message_definition("my_msgs/msg/Own")
     with pytest.raises(MessageError, match="JointState"):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 
-from episodes.bag import BagError, BagReader, BagWriter, read_messages
+from episodes.bag import BagError, BagReader, BagWriter
 from episodes.repair import repair
 
 RECORDER = """
@@ -45,7 +45,7 @@ def test_a_killed_recorder_loses_only_the_last_milliseconds(tmp_path: Path, chil
     process.wait()
     assert len(said) > 200, "the recorder was killed before its first split"
 
-    found = [(int(message.header.stamp.nanosec), time) for _, time, message in read_messages(path)]
+    found = [(int(message.header.stamp.nanosec), time) for _, time, message in BagReader(path).messages()]
     assert [number for number, _ in found] == list(range(len(found)))
     assert (int(said[-1][1]) - found[-1][1]) / 1e6 < LOST_MS
 
@@ -64,7 +64,7 @@ def test_repair_keeps_the_original_and_finds_nothing_the_second_time(make_bag: C
     torn = file.read_bytes()[:-1000]
     file.write_bytes(torn)
     (path / "metadata.yaml").unlink()
-    before = len(list(read_messages(path)))
+    before = len(list(BagReader(path).messages()))
     report = repair(path)
     assert report.messages == before
     assert [action.split()[0] for action in report.actions] == [file.name, "metadata.yaml"]
@@ -113,12 +113,12 @@ def test_a_block_lost_in_the_middle_costs_only_itself(make_bag: Callable[..., Pa
     """After a loss of power, a block of the file may hold zeros; the chunks behind it are found again."""
     path = make_bag("image", (400,))
     (file,) = path.glob("*.mcap")
-    whole = len(list(read_messages(path)))
+    whole = len(list(BagReader(path).messages()))
     content = bytearray(file.read_bytes())
     middle = len(content) // 2
     content[middle : middle + 4096] = bytes(4096)
     file.write_bytes(content)
-    found = len(list(read_messages(path)))
+    found = len(list(BagReader(path).messages()))
     assert 0.6 * whole < found < whole
     assert repair(path).messages == found
     with AnyReader([path]) as reader:
@@ -128,10 +128,10 @@ def test_a_block_lost_in_the_middle_costs_only_itself(make_bag: Callable[..., Pa
 def test_zeros_at_the_end_are_cut_off(make_bag: Callable[..., Path]) -> None:
     path = make_bag("state", (30,))
     (file,) = path.glob("*.mcap")
-    whole = len(list(read_messages(path)))
+    whole = len(list(BagReader(path).messages()))
     content = file.read_bytes()
     file.write_bytes(content[: len(content) - 400] + bytes(3_000_000))
-    assert len(list(read_messages(path))) == whole  # only the index was lost
+    assert len(list(BagReader(path).messages())) == whole  # only the index was lost
     assert repair(path).messages == whole
 
 
@@ -158,7 +158,7 @@ def test_metadata_that_says_something_else_is_written_anew(make_bag: Callable[..
     assert action.startswith("metadata.yaml")
     assert (path / "metadata.yaml.damaged").read_text() == text
     with AnyReader([path]) as reader:
-        assert reader.message_count == sum(1 for _ in reader.messages()) == len(list(read_messages(path)))
+        assert reader.message_count == sum(1 for _ in reader.messages()) == len(list(BagReader(path).messages()))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89MCAP0\r\n", b"not a recording at all", bytes(5000)])

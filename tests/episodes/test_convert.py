@@ -263,11 +263,6 @@ def test_a_real_robot_that_fell_did_not_walk_as_asked(tmp_path: Path) -> None:
     assert found == {"walked": True, "fell": False}
 
 
-def test_some_episodes_may_be_chosen(make_dataset: Callable, tmp_path: Path) -> None:
-    dataset_to_bag(Dataset(make_dataset("state")), tmp_path / "bag", [2, 0])
-    assert [e.description["seed"] for e in BagReader(tmp_path / "bag").episodes()] == [2, 0]
-
-
 def test_commands_of_a_bag_are_those_executed(tmp_path: Path, robot: RobotContract, make_episode: Callable) -> None:
     episode = make_episode("state", 0)
     episode.executed = episode.actions * np.float32(0.5)

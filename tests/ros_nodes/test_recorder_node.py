@@ -14,7 +14,7 @@ from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 
-from episodes.bag import bag_episodes
+from episodes.bag import BagReader
 from episodes.repair import repair
 from ros_nodes import qos
 from ros_nodes.graph import RECORDER, THREADS, NodeProcess
@@ -84,7 +84,7 @@ def test_a_new_file_begins_with_each_episode_and_on_request(recorder, wait_for):
     time.sleep(0.2)
     graph.close()
     assert sorted(p.name for p in bag.glob("*.mcap")) == ["bag_0.mcap", "bag_1.mcap", "bag_2.mcap"]
-    found = bag_episodes(bag)
+    found = BagReader(bag).episodes()
     assert [e.description["episode"] for e in found] == [0, 1]
     assert [len(e.files) for e in found] == [1, 2]  # the requested split continues the second episode
 
@@ -143,7 +143,7 @@ def test_after_an_error_another_recording_is_a_whole_one(recorder, wait_for, tmp
     graph.close()
     with AnyReader([tmp_path / "another"]) as reader:
         assert [m.header.stamp.sec for m in read(reader, "joint_states")] == [*range(100, 120)]
-    assert [(e.description["episode"], len(e.files)) for e in bag_episodes(tmp_path / "another")] == [(0, 1)]
+    assert [(e.description["episode"], len(e.files)) for e in BagReader(tmp_path / "another").episodes()] == [(0, 1)]
 
 
 def test_a_killed_recorder_loses_only_its_last_moments(recorder, wait_for):

@@ -23,7 +23,7 @@ from rich.console import Console
 from rosbags.highlevel import AnyReader
 
 from contracts import ContractMismatch, PolicyContract
-from episodes.bag import bag_episodes
+from episodes.bag import BagReader
 from episodes.opening import open_episode
 from episodes.report import stolen_seconds
 from policies.runtime.bundle import CONTRACT_FILE, read_bundle, write_manifest
@@ -294,7 +294,7 @@ def test_a_run_from_beginning_to_end(bundle, tmp_path, middleware):
     assert all(r["counters"]["controller.chunks"] >= 60 / 8 - 2 for r in found["rows"])
     assert all(50 <= sum(r["action_age_steps"].values()) <= 75 for r in found["rows"])
     assert sum(found["action_age_steps"].values()) == sum(sum(r["action_age_steps"].values()) for r in found["rows"])
-    episodes = bag_episodes(tmp_path / "bag")
+    episodes = BagReader(tmp_path / "bag").episodes()
     assert [e.description["seed"] for e in episodes] == [r["seed"] for r in found["rows"]]
     assert [len(e.files) for e in episodes] == [1, 1]
     with AnyReader([tmp_path / "bag"]) as reader:
@@ -331,7 +331,7 @@ def test_a_real_robot_is_driven_through_the_same_topics(robot, bundle, tmp_path,
     unattended = dataclasses.replace(asked, unattended=True)
     assert run_robot(unattended, Console(file=io.StringIO())) == 0
     assert graph.processes.alive(BODY)
-    (episode,) = bag_episodes(tmp_path / "run" / "bag")
+    (episode,) = BagReader(tmp_path / "run" / "bag").episodes()
     assert (episode.description["task"], episode.description["seed"]) == ("wave", 4)
     with AnyReader([tmp_path / "run" / "bag"]) as reader:
         counts = {c.topic.rsplit("/", 1)[-1]: c.msgcount for c in reader.connections}

@@ -20,7 +20,7 @@ from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import JointState
 
 from contracts import RobotContract, load_robot
-from episodes.bag import bag_episodes
+from episodes.bag import BagReader
 from episodes.messages import stamp_ns
 from episodes.opening import open_episode
 from ros_nodes import qos
@@ -147,7 +147,7 @@ def test_it_is_damped_when_its_controller_is_killed(robot, walking_bundle, tmp_p
         process.communicate()
     assert max(driven()) - killed_ns < DAMPED_WITHIN_S * 1e9
     assert any(stamp_ns(m) > killed_ns for _, m in applied)  # it was still there to be seen
-    assert len(bag_episodes(tmp_path / "bag")) == 1
+    assert len(BagReader(tmp_path / "bag").episodes()) == 1
     assert not replay_recorded(open_episode(tmp_path / "bag", 0)).diverged
 
 
