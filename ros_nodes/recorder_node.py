@@ -1,6 +1,6 @@
 """Records a robot's whole graph: raw messages as they come, one MCAP file an episode, in a rosbag2 directory.
 
-A disk that is full or fails ends the recording, never the robot: it is said in /diagnostics and by the services.
+A disk that is full or fails ends the recording, never the robot: it is said in /diagnostics and by `~/statistics`.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class RecorderNode(ManagedNode):
         bag: directory of the recording; must not exist, or be empty. Read at the activation that begins it.
         cameras: the cameras to be recorded.
 
-    A new file begins with each `episode` message, and with the service `~/split`. `~/statistics` gives, as JSON,
-    messages and bytes by topic and the error that ended the recording, if one did.
+    A new file begins with each `episode` message. The service `~/statistics` gives, as JSON, messages by topic, bytes
+    and the error that ended the recording, if one did.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,6 @@ class RecorderNode(ManagedNode):
             self._listen(message_class(topic.type), topic.name, self._callback(topic), profile, raw=True)
         self._diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
         self._every(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
-        self._offer("~/split", self._on_split)
         self._offer("~/statistics", self._on_statistics)
 
     def activate(self) -> None:
@@ -156,13 +155,7 @@ class RecorderNode(ManagedNode):
         self._error = error
         self.get_logger().error(f"the recording has ended: {error}")
 
-    # -- services and diagnostics ------------------------------------------------------------------------------------
-
-    def _on_split(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        response.success = self._guarded(lambda writer: writer.split())
-        self._episode_in_file = self._episode_in_file and not response.success
-        response.message = self._error or ("a new file begins" if response.success else "nothing is being recorded")
-        return response
+    # -- statistics and diagnostics ----------------------------------------------------------------------------------
 
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         figures = {"messages": dict(self._counts), "bytes": self._bytes, "error": self._error}
