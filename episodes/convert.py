@@ -136,7 +136,6 @@ def episode_messages(dataset: Dataset, index: int, start_ns: int) -> Iterator[tu
     features = robot.observation_features(dataset.observation_set)
     sensors, cameras = sensors_of(robot, features)
     columns = {n: data.observations[f.key][:, i] for f in features if not f.is_image for i, n in enumerate(f.names)}
-    commands = data.actions if data.executed is None else data.executed
     channels = [channel.name for channel in robot.command.channels]
     description = {
         "robot": robot.name,
@@ -159,7 +158,7 @@ def episode_messages(dataset: Dataset, index: int, start_ns: int) -> Iterator[tu
             yield topic_name(robot, camera.topic), IMAGE, image_message(camera, picture, stamp), stamp
         topic, kind = commands_topic(robot)
         if kind == JOINT_STATE:
-            yield topic_name(robot, topic), kind, joint_state(stamp, "", channels, commands[row]), stamp
+            yield topic_name(robot, topic), kind, joint_state(stamp, "", channels, data.applied[row]), stamp
         else:
-            yield topic_name(robot, topic), kind, number_array(commands[row]), stamp
+            yield topic_name(robot, topic), kind, number_array(data.applied[row]), stamp
     yield topic_name(robot, "success"), BOOL, message_type(BOOL)(data=data.success), stamp

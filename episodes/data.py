@@ -46,6 +46,11 @@ class EpisodeData:
         """Number of control periods, T."""
         return len(self.actions)
 
+    @property
+    def applied(self) -> np.ndarray:
+        """What the robot did, [T, dim]: `executed`, or `actions` where that is the same."""
+        return self.actions if self.executed is None else self.executed
+
 
 @dataclass(frozen=True)
 class EpisodeInfo:

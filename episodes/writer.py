@@ -195,8 +195,7 @@ class DatasetWriter:
             self._info.features = stored_features(self.robot, self.observation_set, executed)
             self._write_info()
             return
-        executed_label = episode.executed is None or np.array_equal(episode.executed, episode.actions)
-        if EXECUTED not in self._info.features and not executed_label:
+        if EXECUTED not in self._info.features and not np.array_equal(episode.applied, episode.actions):
             raise DatasetError(
                 f"{self.path}: has no feature {EXECUTED!r} because its first episode had none; "
                 "record episodes whose executed actions differ into a new dataset"
@@ -213,11 +212,10 @@ class DatasetWriter:
         """Every column's values."""
         length = len(episode)
         frame = np.arange(length, dtype=np.int64)
-        executed = episode.actions if episode.executed is None else episode.executed
         return {
             **episode.observations,
             "action": episode.actions,
-            EXECUTED: executed,
+            EXECUTED: episode.applied,
             "timestamp": (frame / self._info.fps).astype(np.float32),
             "frame_index": frame,
             "episode_index": np.full(length, index, dtype=np.int64),

@@ -63,13 +63,8 @@ def resimulate_episode(
     episode: EpisodeData, observation_set: str, robot: RobotContract | None = None, tolerance: float = TOLERANCE
 ) -> Divergence:
     """`resimulate` for an episode of a dataset: under what was executed, where that differs from its actions."""
-    actions = executed_actions(episode)
-    return resimulate(episode.task_name, episode.seed, actions, episode.observations, observation_set, robot, tolerance)
-
-
-def executed_actions(episode: EpisodeData) -> npt.NDArray[np.float32]:
-    """What the robot did, float32 [T, dim]."""
-    return episode.actions if episode.executed is None else episode.executed
+    seed, actions = episode.seed, episode.applied
+    return resimulate(episode.task_name, seed, actions, episode.observations, observation_set, robot, tolerance)
 
 
 def replay_frames(
@@ -124,9 +119,7 @@ def replay_recorded(
         return _replay_walk(recorded, video, camera, every)
     divergence = resimulate_episode(episode, recorded.observation_set, robot)
     if video is not None:
-        frames = replay_frames(
-            episode.task_name, episode.seed, executed_actions(episode), camera, every=every, robot=robot
-        )
+        frames = replay_frames(episode.task_name, episode.seed, episode.applied, camera, every=every, robot=robot)
         write_video(video, frames, robot.control_rate_hz / every)
     return divergence
 

@@ -76,6 +76,5 @@ def walk_frames(
 
 def _applied(episode: EpisodeData) -> Iterator[tuple[npt.NDArray[np.floating], npt.NDArray[np.float64]]]:
     """The command and the push of each step."""
-    commands = episode.actions if episode.executed is None else episode.executed
-    pushes = np.zeros((len(commands), 3)) if episode.pushes is None else episode.pushes
-    return zip(commands, pushes, strict=True)
+    pushes = np.zeros((len(episode), 3)) if episode.pushes is None else episode.pushes
+    return zip(episode.applied, pushes, strict=True)

@@ -91,6 +91,7 @@ def test_executed_actions_are_kept_beside_the_label(
     dataset = Dataset(tmp_path / "d")
     assert "action.executed" in dataset.features
     np.testing.assert_array_equal(dataset.episode(0).executed, executed)
+    np.testing.assert_array_equal(dataset.episode(0).applied, executed)
     np.testing.assert_array_equal(dataset.episode(0).actions, first.actions)
     np.testing.assert_array_equal(dataset.episode(1).executed, dataset.episode(1).actions)
 
