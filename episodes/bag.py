@@ -285,6 +285,13 @@ class BagReader:
                     found[-1] = BagEpisode(last.index, last.description, files, last.start_ns, message.log_time_ns)
         return found
 
+    def episode(self, index: int) -> BagEpisode:
+        """The episode of that index, from 0. Raises BagError: there is none."""
+        episodes = self.episodes()
+        if not 0 <= index < len(episodes):
+            raise BagError(f"{self.path}: has {len(episodes)} episodes (from 0 on), no episode {index}")
+        return episodes[index]
+
     def _description(self, message: RecordedMessage) -> dict[str, Any] | None:
         decoded = self.decode(message)
         try:

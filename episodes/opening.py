@@ -9,7 +9,7 @@ from contracts import RobotContract
 from episodes.bag import BagError, BagReader
 from episodes.bag_rows import bag_episode
 from episodes.convert import bag_to_dataset, dataset_to_bag
-from episodes.data import DatasetError, EpisodeData
+from episodes.data import EpisodeData
 from episodes.dataset import Dataset
 
 
@@ -31,18 +31,14 @@ def open_episode(path: Path | str, index: int) -> RecordedEpisode:
     path = Path(path)
     if is_dataset(path):
         dataset = Dataset(path)
-        if not 0 <= index < len(dataset):
-            raise DatasetError(f"{path} has the episodes 0 to {len(dataset) - 1}, not {index}")
         return RecordedEpisode(dataset.robot, dataset.observation_set, dataset.episode(index))
     reader = BagReader(path)
     robot = reader.robot()
     if robot is None:
         raise BagError(f"{path} does not say which robot it is of: it was not recorded by this project")
-    episodes = reader.episodes()
-    if not 0 <= index < len(episodes):
-        raise BagError(f"{path} has the episodes 0 to {len(episodes) - 1}, not {index}")
-    observation_set = str(episodes[index].description.get("observation_set"))
-    return RecordedEpisode(robot, observation_set, bag_episode(reader, episodes[index], robot, observation_set))
+    episode = reader.episode(index)
+    observation_set = str(episode.description.get("observation_set"))
+    return RecordedEpisode(robot, observation_set, bag_episode(reader, episode, robot, observation_set))
 
 
 def convert(

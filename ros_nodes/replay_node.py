@@ -23,7 +23,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from contracts import RobotContract
-from episodes.bag import BagEpisode, BagError, BagReader, RecordedMessage
+from episodes.bag import BagError, BagReader, RecordedMessage
 from episodes.samples import topic_name
 from execution.deadline import sleep_until
 from ros_nodes import qos
@@ -72,11 +72,11 @@ class ReplayNode(Node):
         robot = self._reader.robot()
         if robot is None:
             raise BagError(f"{self._reader.path}: does not hold the robot's contract, so its topics are not known")
-        self._episode = _episode(self._reader, int(self.get_parameter("episode").value))
+        self._episode = self._reader.episode(int(self.get_parameter("episode").value))
         self._profiles = _profiles(robot)
         asked = [sensor.topic for sensor in robot.sensors if sensor.is_request]  # a live policy would follow them
         self._driving = {topic_name(robot, topic) for topic in (robot.command.topic, *asked)}
-        self._chunks = f"/{robot.name}/{CHUNK_TOPIC}"
+        self._chunks = topic_name(robot, CHUNK_TOPIC)
         self._topics: dict[str, Any] = {}
         self.published = 0
 
@@ -150,13 +150,6 @@ def restamped(message: RecordedMessage, now_of: Callable[[int], int]) -> bytes:
     return message.data[:4] + moved + message.data[12:]
 
 
-def _episode(reader: BagReader, index: int) -> BagEpisode:
-    episodes = reader.episodes()
-    if not 0 <= index < len(episodes):
-        raise BagError(f"{reader.path}: has {len(episodes)} episodes (from 0 on), no episode {index}")
-    return episodes[index]
-
-
 def _profiles(robot: RobotContract) -> dict[str, QoSProfile]:
     """Full topic name -> quality of service, as the live graph has it."""
 
@@ -164,7 +157,7 @@ def _profiles(robot: RobotContract) -> dict[str, QoSProfile]:
         return qos.LATCHED if topic.transient_local else qos.STATUS if topic.reliable else qos.SENSOR
 
     topics = recorded_topics(robot, tuple(c.name for c in robot.cameras))
-    return {t.name if t.name.startswith("/") else f"/{robot.name}/{t.name}": profile(t) for t in topics}
+    return {topic_name(robot, t.name): profile(t) for t in topics}
 
 
 def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int:
@@ -178,7 +171,7 @@ def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int
     """
     if not 0 < speed < float("inf"):
         raise ValueError(f"speed must be a positive number, not {speed}")
-    _episode(BagReader(Path(path)), episode)
+    BagReader(Path(path)).episode(episode)
     os.environ.update(transport_environment(os.environ, "SUBNET"))
     arguments = ["-p", f"bag:='{Path(path).resolve()}'", "-p", f"episode:={episode}", "-p", f"speed:={float(speed)}"]
     return run_node(ReplayNode, ["replay", "--ros-args", *arguments], spin=ReplayNode.play)

@@ -14,7 +14,7 @@ from contracts.messages import sensor_fields
 from contracts.robot import RobotContract, Sensor, load_robot
 from episodes.bag import BagError, BagReader, BagWriter, Topic
 from episodes.convert import bag_to_dataset, dataset_to_bag, recorded_topics
-from episodes.data import EpisodeData
+from episodes.data import DatasetError, EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
 from episodes.messages import (
     deserialize,
@@ -328,6 +328,17 @@ def test_bad_sensor_samples_are_left_out_and_old_ones_counted(recorder: Recorder
     np.testing.assert_array_equal(episode.observations["observation.state"], np.ones((3, 4)))
     assert (report.added, report.stale, report.dropped) == (1, 1, 0)
     assert len(report.problems) == 3
+
+
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_episode_that_is_not_there_cannot_be_opened(
+    index: int, make_dataset: Callable[..., Path], tmp_path: Path
+) -> None:
+    dataset = make_dataset("state")
+    with pytest.raises(DatasetError, match=f"has no episode {index}; it has 0 to 2"):
+        open_episode(dataset, index)
+    with pytest.raises(BagError, match=f"has 3 episodes .*, no episode {index}"):
+        open_episode(dataset_to_bag(Dataset(dataset), tmp_path / "bag"), index)
 
 
 def test_converting_says_how_many_periods_were_dropped_or_stale(recorder: Recorder, tmp_path: Path) -> None:
