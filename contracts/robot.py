@@ -221,7 +221,7 @@ class TaskInterface(Contract, frozen=True, kw_only=True):
         chunk_timeout_s: an action chunk whose observation is older than this is never executed.
         recover_s: the controller may leave *hold* by itself when fresh data comes within this time; after it, only an
             explicit reset does.
-        ramp_s: after activation, commands are scaled from 0 to 1 over this time.
+        ramp_s: once it may act, the command goes over from where the robot rests to what the policy wants in this time.
         stand_up_s: before that, the joints are led from where they are to `home` over this time; 0: they are not.
         max_tilt_rad: a trunk that leans further from upright has fallen: the controller falls back at once, and only an
             explicit reset leads out. Needs an Imu; None: nobody watches.

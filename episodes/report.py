@@ -1,4 +1,4 @@
-"""What every table of figures shares: the interval of a rate, and the machine it was measured on."""
+"""What tables of figures share: a rate's interval, the noise left in actions, the machine and what it was denied."""
 
 from __future__ import annotations
 
