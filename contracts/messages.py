@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.robot import IMU, POSE, TWIST, VELOCITY, Camera, Sensor
+from contracts.robot import IMU, JOINT_STATE, POSE, TWIST, VELOCITY, Camera, Sensor
 
 UNIT_TOLERANCE = 0.01  # an orientation's length may differ from 1 by this
 
@@ -65,6 +65,11 @@ def sensor_fields(
     if not all(math.isfinite(value) for value in values):
         raise MessageError("non_finite", f"{sensor.name}: {dict(zip(fields, values, strict=True))}")
     return fields, values
+
+
+def concerns(message: Any, sensor: Sensor) -> bool:
+    """False of a JointState of other joints only: an arm and its gripper may both publish on `joint_states`."""
+    return sensor.type != JOINT_STATE or not {*sensor.positions, *sensor.velocities}.isdisjoint(message.name)
 
 
 def _joint_values(message: Any, sensor: Sensor, needed: set[str]) -> tuple[tuple[str, ...], tuple[float, ...]]:

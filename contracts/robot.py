@@ -282,8 +282,10 @@ class RobotContract(Contract, frozen=True, kw_only=True):
         require_unique("sensor", tuple(s.name for s in self.sensors))
         require_unique("camera", tuple(c.name for c in self.cameras))
         require_unique("sensor field", tuple(f for s in self.sensors for f in s.fields))
-        topics: tuple[Sensor | Camera | CommandInterface, ...] = (*self.sensors, *self.cameras, self.command)
-        require_unique("topic", tuple(t.topic for t in topics))
+        joints = [sensor for sensor in self.sensors if sensor.type == JOINT_STATE]  # these may share one topic
+        others = [sensor for sensor in self.sensors if sensor.type != JOINT_STATE]
+        topics: tuple[Sensor | Camera | CommandInterface, ...] = (*others, *self.cameras, self.command)
+        require_unique("topic", (*{sensor.topic for sensor in joints}, *(t.topic for t in topics)))
         units = self.field_units
         for channel in self.command.channels:
             if channel.measured_by is not None:

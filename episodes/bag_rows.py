@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from contracts.feature import Feature
-from contracts.messages import image_array, sensor_fields
+from contracts.messages import concerns, image_array, sensor_fields
 from contracts.robot import JOINT_STATE, Camera, RobotContract, Sensor
 from episodes.bag import BagEpisode, BagError, BagReader
 from episodes.data import EpisodeData
@@ -111,7 +111,9 @@ class _Recorded:
     """Everything of one episode that its rows are made from: one timeline a sensor field and a camera.
 
     `requests` are the fields that hold what was asked for: silence, or none for too long, is 0. `pushes` is None of a
-    robot that nothing could push. `success` is None as long as nobody said; `modes` are those of the controller.
+    robot that nothing could push. `success` is None as long as nobody said; `modes` are those of the controller;
+    `delays_ns`, of each sensor and camera, from a message's stamp to its recording. `strangers`, what to say of a
+    sensor if of its topic nothing but other joints was heard.
     """
 
     samples: dict[str, Timeline]
@@ -121,6 +123,8 @@ class _Recorded:
     commands: Timeline = field(default_factory=Timeline)
     success: bool | None = None
     modes: list[str] = field(default_factory=list)
+    delays_ns: dict[str, list[int]] = field(default_factory=dict)
+    strangers: dict[str, str] = field(default_factory=dict)
     dropped: int = 0
 
 
@@ -134,7 +138,9 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
     recorded = _Recorded({name: Timeline() for name in timeouts}, timeouts, requests)
     recorded.pushes = Timeline() if robot.body == "quadruped" else None
     parts: list[Sensor | Camera] = [*sensors, *cameras]
-    by_topic = {topic_name(robot, part.topic): part for part in parts}
+    by_topic: dict[str, list[Sensor | Camera]] = {}
+    for part in parts:
+        by_topic.setdefault(topic_name(robot, part.topic), []).append(part)
     applied, success = topic_name(robot, commands_topic(robot)[0]), topic_name(robot, "success")
     pushed, mode = topic_name(robot, "applied_push"), topic_name(robot, "controller_state")
     for message in reader.raw({*by_topic, applied, success, pushed, mode}, episode.files):
@@ -155,19 +161,54 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
             elif message.topic == pushed:
                 if recorded.pushes is not None:
                     recorded.pushes.add(message_stamp(decoded), _force(decoded))
-            elif isinstance(part := by_topic[message.topic], Camera):
-                recorded.samples[part.name].add(message_stamp(decoded), image_array(decoded, part))
             else:
-                stamp = message.log_time_ns if part.is_request else message_stamp(decoded)
-                names, values = sensor_fields(decoded, part, needed)
-                check_finite(values)
-                for name, value in zip(names, values, strict=True):
-                    if name in recorded.samples:
-                        recorded.samples[name].add(stamp, value)
+                for part in by_topic[message.topic]:
+                    _add(recorded, part, decoded, message.log_time_ns, needed)
         except (ValueError, AttributeError) as error:  # AttributeError: a message of another type than the contract's
             recorded.dropped += message.topic == applied
             reader.note(f"{message.topic} at {message.log_time_ns} ns left out: {error}")
+    for name, heard in recorded.strangers.items():
+        if name not in recorded.delays_ns:
+            reader.note(heard)
+    _check_clocks(recorded, sensors, cameras, robot)
     return recorded
+
+
+def _add(recorded: _Recorded, part: Sensor | Camera, message: Any, log_time_ns: int, needed: set[str]) -> None:
+    """Take a message of a sensor or a camera. Raises ValueError: it is not usable."""
+    if isinstance(part, Camera):
+        picture = image_array(message, part)
+        recorded.samples[part.name].add(_stamp(recorded, part, message, log_time_ns), picture)
+        return
+    if not concerns(message, part):
+        recorded.strangers[part.name] = f"none of the joints of {part.name!r} came on its topic, but {message.name}"
+        return
+    names, values = sensor_fields(message, part, needed)
+    check_finite(values)
+    stamp = log_time_ns if part.is_request else _stamp(recorded, part, message, log_time_ns)
+    for name, value in zip(names, values, strict=True):
+        if name in recorded.samples:
+            recorded.samples[name].add(stamp, value)
+
+
+def _stamp(recorded: _Recorded, part: Sensor | Camera, message: Any, log_time_ns: int) -> int:
+    """A message's own stamp, ns; how long before its recording that was is kept."""
+    stamp = message_stamp(message)
+    recorded.delays_ns.setdefault(part.name, []).append(log_time_ns - stamp)
+    return stamp
+
+
+def _check_clocks(recorded: _Recorded, sensors: list[Sensor], cameras: list[Camera], robot: RobotContract) -> None:
+    """Raises BagError: a real robot's stamps are of another clock than the recording's, by which its commands go."""
+    parts: list[Sensor | Camera] = [*sensors, *cameras]
+    for part in parts if robot.body == "external" else []:
+        delay_s = float(np.median(recorded.delays_ns.get(part.name, [0]))) / 1e9
+        if not -robot.control_period_s <= delay_s <= part.timeout_s:
+            raise BagError(
+                f"{part.name!r} is stamped {abs(delay_s):.3g} s {'before' if delay_s > 0 else 'after'} it was recorded"
+                f" (the median; its time-out is {part.timeout_s:g} s): the robot's clock and the recorder's differ, so"
+                " nobody knows what was seen when a command was given"
+            )
 
 
 def _check_rate(stamps: np.ndarray, robot: RobotContract) -> None:

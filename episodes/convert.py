@@ -125,7 +125,7 @@ def recorded_topics(robot: RobotContract, features: tuple[Feature, ...]) -> list
         (*commands_topic(robot), COMMAND_QOS),
         ("success", BOOL, COMMAND_QOS),
     ]
-    listed += [(sensor.topic, sensor.type, SENSOR_QOS) for sensor in sensors]
+    listed += dict.fromkeys((sensor.topic, sensor.type, SENSOR_QOS) for sensor in sensors)
     listed += [(camera.topic, IMAGE, SENSOR_QOS) for camera in cameras]
     return [Topic(topic_name(robot, topic), kind, message_definition(kind), qos) for topic, kind, qos in listed]
 

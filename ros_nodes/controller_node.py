@@ -19,20 +19,13 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import RobotContract, Sensor, load_robot
+from contracts.messages import MessageError, concerns, sensor_fields
 from execution.clock import SteadyClock
 from execution.controller import FUTURE_PERIODS, NANOSECONDS, Command, ControllerCore, Mode
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.stitching import make_stitching
 from ros_nodes import qos
-from ros_nodes.conversions import (
-    MessageError,
-    SensorMessage,
-    chunk_from_message,
-    command_message,
-    sensor_fields,
-    sensor_message_type,
-    stamp_ns,
-)
+from ros_nodes.conversions import SensorMessage, chunk_from_message, command_message, sensor_message_type, stamp_ns
 from ros_nodes.managed_node import WARN_EVERY_S, ManagedNode, RefusedTransition
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
 
@@ -87,6 +80,7 @@ class ControllerNode(ManagedNode):
         self._reasons: tuple[str, ...] = ()  # why it does not follow the policy
         self._said = ""
         self._following = False  # since the latest activation, now or before
+        self._heard: set[str] = set()  # sensors: what then comes of other joints on their topics is somebody else's
 
     # --- lifecycle
 
@@ -210,12 +204,15 @@ class ControllerNode(ManagedNode):
         self._every(DIAGNOSTICS_S, lambda: diagnostics.publish(self._diagnostics()))
 
     def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
+        if sensor.name in self._heard and not concerns(message, sensor):
+            return
         core = self._configured()
         try:
             names, values = sensor_fields(message, sensor)
         except MessageError as error:
             self._refuse(f"sensor.{sensor.name}.{error.reason}", error)
             return
+        self._heard.add(sensor.name)
         stamp = self._steady.to_steady(stamp_ns(message.header.stamp))
         if not core.on_fields(sensor.name, stamp, names, values, time.monotonic_ns()):
             self._warn_refused(core.refusal)

@@ -1,4 +1,7 @@
-"""Messages to arrays and back. A message that is not exactly what the contract says is an error with a reason."""
+"""Messages of arrays, and chunks and commands of messages. (What sensors and cameras say: `contracts.messages`.)
+
+A message that is not exactly what the contract says is an error with a reason.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import Camera, RobotContract, Sensor
 from contracts.messages import MessageError
-from contracts.messages import image_array as image_array  # nodes find here both ways of a message
-from contracts.messages import sensor_fields as sensor_fields
 from contracts.robot import IMU, JOINT_STATE, POSE, TWIST, VELOCITY
 from execution.chunk import MAX_HORIZON, ActionChunk
 

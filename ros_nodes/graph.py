@@ -160,7 +160,7 @@ def cameras_of(policy: PolicyContract) -> tuple[str, ...]:
 
 def recorded_topics(robot: RobotContract, cameras: tuple[str, ...]) -> list[Topic]:
     """Every topic of the graph that belongs in a recording; of the pictures, those of `cameras`."""
-    topics = [Topic(s.topic, s.type, reliable=False) for s in robot.sensors]
+    topics = list(dict.fromkeys(Topic(s.topic, s.type, reliable=False) for s in robot.sensors))
     topics += [Topic(robot.camera(c).topic, "sensor_msgs/msg/Image", reliable=False) for c in cameras]
     if robot.body == "quadruped":
         topics += [

@@ -26,16 +26,15 @@ from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 
 from contracts import Sensor, load_robot
+from contracts.messages import MessageError, sensor_fields
 from execution.deadline import DeadlineLoop
 from ros_nodes import qos
 from ros_nodes.body import Body, Push, make_body
 from ros_nodes.conversions import (
     NANOSECONDS,
-    MessageError,
     SensorMessage,
     command_from_message,
     image_message,
-    sensor_fields,
     sensor_message,
     sensor_message_type,
     to_stamp,

@@ -19,21 +19,14 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import Camera, PolicyContract, RobotContract, Sensor, check_compatible, load_robot
+from contracts.messages import MessageError, concerns, image_array, sensor_fields
 from execution.chunk import ActionChunk
 from execution.clock import SteadyClock
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.observation import Observation, ObservationAssembler
 from policies.runtime import Runtime, Session
 from ros_nodes import qos
-from ros_nodes.conversions import (
-    MessageError,
-    SensorMessage,
-    chunk_message,
-    image_array,
-    sensor_fields,
-    sensor_message_type,
-    stamp_ns,
-)
+from ros_nodes.conversions import SensorMessage, chunk_message, sensor_message_type, stamp_ns
 from ros_nodes.graph import cameras_of
 from ros_nodes.imagination import ImaginationTopics
 from ros_nodes.inference import InferenceThread
@@ -101,6 +94,7 @@ class PolicyNode(ManagedNode):
         self._inference: InferenceThread | None = None
         self._heartbeat: Heartbeat | None = None
         self._imagination: ImaginationTopics | None = None
+        self._heard: set[str] = set()  # sensors: what then comes of other joints on their topics is somebody else's
 
     # --- lifecycle
 
@@ -196,11 +190,12 @@ class PolicyNode(ManagedNode):
 
     def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
         inference = self._inference
-        if inference is None:
+        if inference is None or (sensor.name in self._heard and not concerns(message, sensor)):
             return
         try:
             stamp = self._steady.now_ns() if sensor.is_request else self._checked_stamp(message.header)
             names, values = sensor_fields(message, sensor)
+            self._heard.add(sensor.name)
             with inference.collecting() as assembler:
                 accepted = assembler.push_fields(sensor.name, stamp, names, values)
         except MessageError as error:

@@ -6,8 +6,9 @@ import numpy as np
 from geometry_msgs.msg import Vector3, Wrench, WrenchStamped
 from std_msgs.msg import Header
 
+from contracts.messages import MessageError
 from ros_nodes.body import HEADING, WORLD, Push
-from ros_nodes.conversions import MessageError, to_stamp
+from ros_nodes.conversions import to_stamp
 
 MAX_FORCE_N = 400.0
 

@@ -115,7 +115,7 @@ def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
         (("joint_names",), ["a"] * 9, "'a' stands twice"),
         (("colour",), "red", "colour"),
         (("sensors", 1, "fields"), ["ee_x", "ee_y"], "unit"),
-        (("sensors", 2, "topic"), "joint_states", "'joint_states' stands twice"),
+        (("sensors", 1, "topic"), "commands", "'commands' stands twice"),
         (("cameras", 0, "height"), 0, "impossible size"),
         (("command", "channels", 0, "min"), 3.0, "not below max"),
         (("command", "channels", 0, "max"), float("inf"), "finite"),

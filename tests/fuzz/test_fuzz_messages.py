@@ -18,17 +18,15 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import PolicyContract, PolicyObservation, RobotContract, Sensor
+from contracts.messages import MessageError, image_array, sensor_fields
 from execution.chunk import ActionChunk
 from execution.controller import ControllerCore, Mode
 from execution.observation import NotReady, ObservationAssembler
 from execution.stitching import LatestChunk, TemporalEnsemble
 from ros_nodes.conversions import (
-    MessageError,
     chunk_from_message,
     chunk_message,
     command_from_message,
-    image_array,
-    sensor_fields,
     sensor_message,
     sensor_message_type,
     stamp_ns,

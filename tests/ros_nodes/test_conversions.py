@@ -16,10 +16,10 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import available_robots, load_robot
+from contracts.messages import MessageError, image_array, sensor_fields
 from episodes import messages, samples
 from execution.chunk import ActionChunk
 from ros_nodes import conversions
-from ros_nodes.conversions import MessageError
 
 ROBOT = load_robot("metaworld_sawyer")
 POSE = next(s for s in ROBOT.sensors if s.name == "end_effector")
@@ -51,14 +51,14 @@ def test_a_measurement_arrives_as_it_was_sent(sensor) -> None:
     assert type(message) is conversions.sensor_message_type(sensor)
     assert conversions.stamp_ns(message.header.stamp) == STAMP
     assert message.header.frame_id == sensor.frame
-    assert conversions.sensor_fields(message, sensor) == (sensor.fields, tuple(values))
+    assert sensor_fields(message, sensor) == (sensor.fields, tuple(values))
 
 
 def test_joints_are_found_by_name_among_others() -> None:
     order = [4, 2, 0, 8, 6, 7, 5, 3, 1]
     names = [JOINTS.fields[i] for i in order]
     message = JointState(name=["head", *names], position=[float("nan"), *map(float, order)])
-    assert conversions.sensor_fields(message, JOINTS) == (JOINTS.fields, tuple(map(float, range(9))))
+    assert sensor_fields(message, JOINTS) == (JOINTS.fields, tuple(map(float, range(9))))
 
 
 def test_positions_and_velocities_go_with_their_joint_in_any_order() -> None:
@@ -69,17 +69,14 @@ def test_positions_and_velocities_go_with_their_joint_in_any_order() -> None:
     position = [values.get(name, float("nan")) for name in names]
     velocity = [values.get(f"{name}.velocity", float("nan")) for name in names]
     mixed = sent(JointState(name=names, position=position, velocity=velocity))
-    assert conversions.sensor_fields(mixed, LEGS) == (LEGS.fields, tuple(values.values()))
+    assert sensor_fields(mixed, LEGS) == (LEGS.fields, tuple(values.values()))
     for short in ([], velocity[:-1]):
         assert (
-            reason(
-                lambda v=short: conversions.sensor_fields(JointState(name=names, position=position, velocity=v), LEGS)
-            )
-            == "size"
+            reason(lambda v=short: sensor_fields(JointState(name=names, position=position, velocity=v), LEGS)) == "size"
         )
     velocity[3] = float("inf")
     mixed = JointState(name=names, position=position, velocity=velocity)
-    assert reason(lambda: conversions.sensor_fields(mixed, LEGS)) == "non_finite"
+    assert reason(lambda: sensor_fields(mixed, LEGS)) == "non_finite"
 
 
 def test_a_request_is_forward_left_and_turning() -> None:
@@ -87,7 +84,7 @@ def test_a_request_is_forward_left_and_turning() -> None:
     assert type(message) is conversions.sensor_message_type(ASKED) is Twist
     assert (message.linear.x, message.linear.y, message.angular.z) == (0.5, -0.25, 1.5)
     message.linear.z = message.angular.x = 7.0  # a quadruped is not asked to fly
-    assert conversions.sensor_fields(message, ASKED) == (ASKED.fields, (0.5, -0.25, 1.5))
+    assert sensor_fields(message, ASKED) == (ASKED.fields, (0.5, -0.25, 1.5))
 
 
 @pytest.mark.parametrize("part", ["linear", "angular"])
@@ -95,7 +92,7 @@ def test_a_request_is_forward_left_and_turning() -> None:
 def test_a_request_that_is_not_finite_is_refused(part, axis) -> None:
     message = Twist()
     setattr(getattr(message, part), axis, float("nan"))
-    assert reason(lambda: conversions.sensor_fields(message, ASKED)) == "non_finite"
+    assert reason(lambda: sensor_fields(message, ASKED)) == "non_finite"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +109,7 @@ def test_a_request_that_is_not_finite_is_refused(part, axis) -> None:
 )
 def test_joints_that_are_not_what_they_should_be_are_refused(expected, names, positions) -> None:
     message = JointState(name=names, position=positions)
-    assert reason(lambda: conversions.sensor_fields(message, JOINTS)) == expected
+    assert reason(lambda: sensor_fields(message, JOINTS)) == expected
 
 
 @pytest.mark.parametrize(
@@ -122,7 +119,7 @@ def test_a_pose_in_another_frame_or_nowhere_is_refused(expected, frame, x) -> No
     message = PoseStamped()
     message.header.frame_id = frame
     message.pose.position.x = x
-    assert reason(lambda: conversions.sensor_fields(message, POSE)) == expected
+    assert reason(lambda: sensor_fields(message, POSE)) == expected
 
 
 def test_an_imu_arrives_as_it_was_sent_in_the_documented_order() -> None:
@@ -131,7 +128,7 @@ def test_an_imu_arrives_as_it_was_sent_in_the_documented_order() -> None:
     assert (conversions.stamp_ns(message.header.stamp), message.header.frame_id) == (STAMP, IMU.frame)
     assert (message.orientation.y, message.orientation.w) == (0.6, 0.8)
     assert (message.angular_velocity.x, message.linear_acceleration.z) == (0.1, 9.81)
-    assert conversions.sensor_fields(message, IMU) == (IMU.fields, AT_REST)
+    assert sensor_fields(message, IMU) == (IMU.fields, AT_REST)
 
 
 @pytest.mark.parametrize(
@@ -147,13 +144,13 @@ def test_an_imu_arrives_as_it_was_sent_in_the_documented_order() -> None:
 def test_an_imu_that_is_not_what_it_should_be_is_refused(expected, spoil) -> None:
     message = conversions.sensor_message(IMU, STAMP, AT_REST)
     spoil(message)
-    assert reason(lambda: conversions.sensor_fields(message, IMU)) == expected
+    assert reason(lambda: sensor_fields(message, IMU)) == expected
 
 
 def test_a_picture_arrives_as_it_was_taken() -> None:
     picture = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
     message = sent(conversions.image_message(CAMERA, STAMP, picture))
-    np.testing.assert_array_equal(conversions.image_array(message, CAMERA), picture)
+    np.testing.assert_array_equal(image_array(message, CAMERA), picture)
     with pytest.raises(ValueError, match="corner2"):
         conversions.image_message(CAMERA, STAMP, picture[:95])
 
@@ -164,7 +161,7 @@ def test_a_picture_whose_rows_are_padded_is_read() -> None:
     message = conversions.image_message(CAMERA, STAMP, picture)
     padded = np.pad(picture.reshape(96, -1), ((0, 0), (0, 5)), constant_values=99)
     message.step, message.data = padded.shape[1], array.array("B", padded.tobytes())
-    np.testing.assert_array_equal(conversions.image_array(sent(message), CAMERA), picture)
+    np.testing.assert_array_equal(image_array(sent(message), CAMERA), picture)
 
 
 @pytest.mark.parametrize("robot", map(load_robot, available_robots()), ids=lambda robot: robot.name)
@@ -211,7 +208,7 @@ def test_a_picture_that_is_not_what_it_should_be_is_refused(expected, change) ->
         message.header.frame_id = "corner3"
     for name, value in change.items():
         setattr(message, name, value)
-    assert reason(lambda: conversions.image_array(message, CAMERA)) == expected
+    assert reason(lambda: image_array(message, CAMERA)) == expected
 
 
 def test_a_chunk_arrives_as_it_was_sent() -> None:

@@ -13,10 +13,11 @@ from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from contracts.messages import image_array
 from execution.chunk import ActionChunk
 from execution.deadline import DeadlineLoop
 from ros_nodes import qos
-from ros_nodes.conversions import image_array, image_message, sensor_message, stamp_ns
+from ros_nodes.conversions import image_message, sensor_message, stamp_ns
 from ros_nodes.graph import POLICY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphError
 from ros_nodes.imagination import Imagination

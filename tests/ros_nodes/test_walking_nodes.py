@@ -10,12 +10,13 @@ import time
 import numpy as np
 import pytest
 from geometry_msgs.msg import Twist
-from std_msgs.msg import Float64MultiArray, String
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import RobotContract, load_robot
 from ros_nodes import qos
-from ros_nodes.conversions import chunk_from_message, sensor_message, sensor_message_type
+from ros_nodes.conversions import chunk_from_message, sensor_message, sensor_message_type, to_stamp
 from ros_nodes.graph import CONTROLLER, POLICY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphClient, GraphError
 from tests.ros_nodes.peers import BeatingPeer
@@ -48,6 +49,7 @@ class Legs(BeatingPeer):
         self.modes = self.listen("controller_state", String, qos.LATCHED)
         self.stamps: list[int] = []
         self.asked = (0.0, 0.0, 0.0)
+        self.carries_an_arm = False
         self.begin()
 
     def mode(self) -> str:
@@ -64,6 +66,8 @@ class Legs(BeatingPeer):
         self.stamps.append(now)
         for sensor, publisher, values in zip(self._sensors, self.out, ([*LYING, *[0.0] * 12], UPRIGHT), strict=True):
             publisher.publish(sensor_message(sensor, now, values))
+        if self.carries_an_arm:  # whose joints come on the same topic
+            self.out[0].publish(JointState(header=Header(stamp=to_stamp(now)), name=["gripper"], position=[0.1]))
         if len(self.stamps) % 5 == 0 and any(self.asked):
             self.asks.publish(sensor_message(GO2.sensors[2], now, self.asked))
 
@@ -110,6 +114,7 @@ def test_it_answers_every_measurement_and_goes_where_it_is_asked_to(nodes, legs,
     which = np.array([legs.stamps.index(start) for start in starts])
     assert (np.diff(which) == 1).sum() >= 5, "one after the other; a busy machine leaves some out"
     standing = legs.action()
+    legs.carries_an_arm = True
     legs.asked = (0.5, -0.3, 0.5)
     wait_for(lambda: np.abs(legs.action() - standing).max() > 0.01, what="a request that is followed")
     for number in (float("nan"), float("-inf")):
