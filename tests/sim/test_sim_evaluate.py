@@ -19,11 +19,11 @@ from execution.chunk import ActionChunk
 from execution.observation import Observation
 from sim import MetaWorldEnv
 from sim.evaluate import evaluate, evaluate_tasks, fitting_robot
-from sim.expert_runtime import ExpertRuntime
 from sim.replay import resimulate_episode
 from sim.results import as_json, show, write_json
 from sim.rollout import Rollout
 from sim.seeds import episode_seed, is_evaluation_seed
+from tests.sim.expert_runtime import ExpertRuntime
 
 OPEN = -1.0
 
