@@ -33,40 +33,6 @@ VIDEO_EVERY = 2  # steps a frame: 40 frames a second
 MAX_LATENCY = 100
 
 
-def evaluate(
-    make_runtime: Callable[[], PolicyRuntime],
-    task: str,
-    episodes: int,
-    seed: int = 0,
-    workers: int = 1,
-    latency_steps: int = 0,
-    video: Path | str | None = None,
-    record: Path | str | None = None,
-    robot: RobotContract | None = None,
-    progress: bool = False,
-    stitching: str = "latest",
-    prefix: int = PREFIX_ACTIONS,
-    delay_steps: int = 0,
-) -> TaskResult:
-    """One task; arguments and errors as of `evaluate_tasks`."""
-    (result,) = evaluate_tasks(
-        make_runtime,
-        [task],
-        episodes,
-        seed,
-        workers,
-        latency_steps,
-        video,
-        record,
-        robot,
-        progress,
-        stitching,
-        prefix,
-        delay_steps,
-    )
-    return result
-
-
 def evaluate_tasks(
     make_runtime: Callable[[], PolicyRuntime],
     tasks: Sequence[str],

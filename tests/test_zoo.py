@@ -12,7 +12,7 @@ import pytest
 
 from contracts import PolicyContract, check_compatible
 from policies.loading import load_runtime
-from sim.evaluate import evaluate, fitting_robot
+from sim.evaluate import evaluate_tasks, fitting_robot
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parent for path in (ROOT / "zoo").glob("*/manifest.json"))
@@ -55,7 +55,7 @@ def test_a_bundle_solves_its_task(bundle: Path) -> None:
     """4 of 5 unseen episodes, the same ones every time: a policy that learned nothing solves none."""
     runtime = load_runtime(bundle)
     check_compatible(runtime.contract, fitting_robot(runtime.contract))
-    result = evaluate(lambda: runtime, task_of(bundle), episodes=5, seed=1)
+    (result,) = evaluate_tasks(lambda: runtime, [task_of(bundle)], episodes=5, seed=1)
     assert result.successes >= 4, result
 
 

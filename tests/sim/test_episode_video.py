@@ -15,7 +15,7 @@ from execution.observation import Observation
 from sim import MetaWorldEnv
 from sim.environments import VIDEO_SIZE
 from sim.episode_video import TILE, episode_frames
-from sim.evaluate import evaluate
+from sim.evaluate import evaluate_tasks
 from sim.rollout import Rollout
 
 AHEAD = (4, 8, 12)
@@ -117,7 +117,7 @@ def test_a_policy_that_imagines_nothing_has_the_plain_video(env, monkeypatch) ->
 
 def test_evaluation_writes_it(env, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("sim.rollout.EPISODE_STEPS", 4)
-    evaluate(lambda: Dreamer(env), "push", 1, video=tmp_path)
+    evaluate_tasks(lambda: Dreamer(env), ["push"], 1, video=tmp_path)
     (path,) = tmp_path.glob("push-*.mp4")
     with av.open(str(path)) as video:
         frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]

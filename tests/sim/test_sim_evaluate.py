@@ -18,7 +18,7 @@ from episodes.report import noise_carried_out, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
 from sim import MetaWorldEnv
-from sim.evaluate import evaluate, evaluate_tasks, fitting_robot
+from sim.evaluate import evaluate_tasks, fitting_robot
 from sim.replay import resimulate_episode
 from sim.results import as_json, show, write_json
 from sim.rollout import Rollout
@@ -181,7 +181,7 @@ def test_pictures_are_rendered_only_for_inference_and_are_the_same_ones(world, m
 
 
 def test_the_expert_solves_what_it_can_through_the_controller():
-    result = evaluate(partial(ExpertRuntime, "drawer-open"), "drawer-open", 5)
+    (result,) = evaluate_tasks(partial(ExpertRuntime, "drawer-open"), ["drawer-open"], 5)
     assert (result.successes, result.episodes, result.success_rate) == (5, 5, 1.0)
     assert result.failed_seeds == []
     assert all(is_evaluation_seed(seed) for seed in result.seeds)
@@ -198,7 +198,7 @@ def test_a_policy_that_does_nothing_fails_every_episode():
             chunk = super().act(observation)
             return ActionChunk(np.zeros((8, 4)), chunk.start_ns, chunk.period_ns, chunk.names)
 
-    result = evaluate(lambda: Idle(_contract()), "push", 2)
+    (result,) = evaluate_tasks(lambda: Idle(_contract()), ["push"], 2)
     assert (result.successes, result.steps_mean) == (0, 500)
     assert result.failed_seeds == result.seeds
     assert result.ci95[0] == 0.0
@@ -219,7 +219,7 @@ def test_a_controller_that_gives_up_ends_the_episode_and_is_reported():
         def act(self, observation):
             return Counting.act(self, observation) if len(self.seen) < 3 else Mute.act(self, observation)
 
-    result = evaluate(lambda: MuteAfterAWhile(_contract()), "push", 1)
+    (result,) = evaluate_tasks(lambda: MuteAfterAWhile(_contract()), ["push"], 1)
     assert result.successes == 0
     assert result.steps_mean < 100
     assert sum(result.stopped.values()) == 1
@@ -229,7 +229,7 @@ def test_episodes_do_not_depend_on_the_number_of_workers(tmp_path):
     results = []
     for workers in (1, 2):
         record = tmp_path / str(workers)
-        results.append(evaluate(partial(ExpertRuntime, "push"), "push", 5, 7, workers, record=record))
+        results += evaluate_tasks(partial(ExpertRuntime, "push"), ["push"], 5, 7, workers, record=record)
     one, two = results
     assert one.seeds == two.seeds == [episode_seed("eval", 7, i) for i in range(5)]
     assert (one.successes, one.steps_mean) == (two.successes, two.steps_mean)
@@ -246,16 +246,17 @@ def test_episodes_do_not_depend_on_the_number_of_workers(tmp_path):
 def test_a_recording_that_was_stopped_is_completed_but_not_mixed_with_anothers(tmp_path):
     record = tmp_path / "d"
     for episodes in (1, 2):
-        assert evaluate(partial(ExpertRuntime, "reach"), "reach", episodes, record=record).episodes == episodes
+        (result,) = evaluate_tasks(partial(ExpertRuntime, "reach"), ["reach"], episodes, record=record)
+        assert result.episodes == episodes
     assert [episode.seed for episode in Dataset(record).episodes] == [episode_seed("eval", 0, i) for i in range(2)]
     with pytest.raises(DatasetError, match="already has an episode of 'reach' with seed 1; one of another seed"):
-        evaluate(lambda: Counting(_contract()), "reach", 1, record=record)
+        evaluate_tasks(lambda: Counting(_contract()), ["reach"], 1, record=record)
 
 
 @pytest.mark.parametrize(("delay_steps", "held"), [(2, False), (21, True)])
 def test_a_robot_that_mostly_holds_is_told(delay_steps, held):
     """Of a success rate of 0 it must be known whether the policy failed, or was never obeyed."""
-    result = evaluate(lambda: Counting(_contract(horizon=40)), "reach", 1, delay_steps=delay_steps)
+    (result,) = evaluate_tasks(lambda: Counting(_contract(horizon=40)), ["reach"], 1, delay_steps=delay_steps)
     said = io.StringIO()
     show([result], Console(file=said, width=200))
     assert (sum(result.held.values()) > 400) == held
@@ -264,7 +265,7 @@ def test_a_robot_that_mostly_holds_is_told(delay_steps, held):
 
 def test_every_session_starts_from_the_seed_of_its_episode():
     runtime = Counting(_contract())
-    result = evaluate(lambda: runtime, "reach", 3)
+    (result,) = evaluate_tasks(lambda: runtime, ["reach"], 3)
     assert runtime.seeds[-3:] == result.seeds
 
 
@@ -285,14 +286,14 @@ def test_a_task_that_the_policy_does_not_know_is_refused_before_the_first_episod
 
 def test_the_result_says_how_chunks_were_joined():
     for stitching, prefix in (("latest", 0), ("ensemble", 0), ("prefix", 3)):
-        result = evaluate(lambda: Numbering(_contract()), "reach", 1, stitching=stitching, prefix=3)
+        (result,) = evaluate_tasks(lambda: Numbering(_contract()), ["reach"], 1, stitching=stitching, prefix=3)
         found = as_json([result])
         assert (found["stitching"], found["prefix"]) == (stitching, prefix)
-    assert as_json([evaluate(partial(ExpertRuntime, "reach"), "reach", 1)])["stitching"] == "latest"
+    assert as_json(evaluate_tasks(partial(ExpertRuntime, "reach"), ["reach"], 1))["stitching"] == "latest"
 
 
 def test_videos_are_written(tmp_path):
-    result = evaluate(partial(ExpertRuntime, "reach"), "reach", 4, video=tmp_path / "videos")
+    (result,) = evaluate_tasks(partial(ExpertRuntime, "reach"), ["reach"], 4, video=tmp_path / "videos")
     videos = sorted((tmp_path / "videos").iterdir())
     assert [v.name for v in videos] == sorted(f"reach-{seed}.mp4" for seed in result.seeds[:3])
     assert all(v.stat().st_size > 1000 for v in videos)
@@ -301,7 +302,7 @@ def test_videos_are_written(tmp_path):
 def test_a_policy_for_another_robot_is_refused_with_every_difference():
     contract = _contract(robot="somebody_else", action_period_s=0.02)
     with pytest.raises(ContractMismatch, match="(?s)somebody_else.*20.000 ms"):
-        evaluate(lambda: Counting(contract), "push", 1)
+        evaluate_tasks(lambda: Counting(contract), ["push"], 1)
 
 
 def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
@@ -313,7 +314,7 @@ def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
     contract = _contract("image", observations=(contract.observations[0], PolicyObservation(feature=other)))
     robot = fitting_robot(contract)
     assert (robot.camera("corner").height, robot.camera("corner").width) == (64, 48)
-    result = evaluate(lambda: Counting(contract), "reach", 1)
+    (result,) = evaluate_tasks(lambda: Counting(contract), ["reach"], 1)
     assert result.episodes == 1
 
 
@@ -324,16 +325,16 @@ def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
         ({"latency_steps": -1}, "latency_steps -1"),
         ({"delay_steps": -1}, "delay_steps -1"),
         ({"delay_steps": 101}, "delay_steps 101 is not within"),
-        ({"task": "raech"}, "reach"),
+        ({"tasks": ["raech"]}, "reach"),
         ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
         ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
         ({"stitching": "prefix"}, "cannot continue the chunk before"),
     ],
 )
 def test_impossible_requests_are_refused(arguments, message):
-    request = {"make_runtime": partial(ExpertRuntime, "reach"), "task": "reach", "episodes": 1} | arguments
+    request = {"make_runtime": partial(ExpertRuntime, "reach"), "tasks": ["reach"], "episodes": 1} | arguments
     with pytest.raises(ValueError, match=message):
-        evaluate(**request)
+        evaluate_tasks(**request)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from contracts import PolicyContract, PolicyObservation, load_robot
 from execution.chunk import ActionChunk
 from execution.observation import Observation
-from sim.evaluate import evaluate
+from sim.evaluate import evaluate_tasks
 from sim.results import as_json
 from sim.rollout import Rollout
 
@@ -163,7 +163,7 @@ def test_the_controllers_own_sensors_are_not_late(world):
 
 
 def test_the_result_says_how_late_it_was_and_how_old_its_commands_were():
-    found = as_json([evaluate(lambda: Telling(4), "push", 2, latency_steps=1, delay_steps=3)])
+    found = as_json(evaluate_tasks(lambda: Telling(4), ["push"], 2, latency_steps=1, delay_steps=3))
     assert (found["latency_steps"], found["delay_steps"]) == (1, 3)
     assert list(found["action_age_steps"]) == ["4", "5", "6", "7"]
     assert sum(found["action_age_steps"].values()) == 2 * (500 - 4)
