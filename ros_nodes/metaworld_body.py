@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from contracts import Camera, RobotContract
 from ros_nodes.body import Body
-from sim import MetaWorldEnv, make_env
+from sim import MetaWorldEnv
 
 
 class MetaWorldBody(Body):
@@ -45,21 +45,13 @@ class MetaWorldBody(Body):
 
     def _begin(self, task: str, seed: int) -> None:
         if self._env is None or self._env.task != task:
-            env = make_env(task, _set_without_pictures(self.robot), self.robot)
+            env = MetaWorldEnv(task, next(iter(self.robot.observation_sets)), self.robot)  # it is never asked for one
             self.close()
             self._env = env
-        self.env.reset(seed=seed)
+        self.env.begin(seed)
 
     def _step(self, command: NDArray[np.float64], push: NDArray[np.float64] | None) -> None:
         self.env.advance(command)
 
     def _last_command(self) -> NDArray[np.float64]:
         return self.env.applied_action.astype(np.float64)
-
-
-def _set_without_pictures(robot: RobotContract) -> str:
-    """An observation set that costs no rendering: the body is measured by its sensors, not by an observation."""
-    for name in robot.observation_sets:
-        if not any(f.is_image for f in robot.observation_features(name)):
-            return name
-    return next(iter(robot.observation_sets))

@@ -237,6 +237,21 @@ def test_the_body_lives_longer_than_meta_worlds_episodes(robot):
     body.close()
 
 
+def test_an_episode_begins_without_a_picture(robot, monkeypatch):
+    """Even of a robot all of whose observation sets have pictures: each one is asked for by itself."""
+    rendered = []
+    monkeypatch.setattr("sim.rendering.CameraRenderer.render", lambda *arguments: rendered.append(arguments))
+    sees = {"image": robot.observation_sets["image"]}
+    body = make_body(msgspec.structs.replace(robot, observation_sets=sees), "drawer-open", seed=1)
+    body.reset("drawer-open", 2)
+    assert body.episode["seed"] == 2
+    body.advance(body.command(0)[0])
+    assert not rendered
+    body.picture(robot.camera("corner2"))
+    assert len(rendered) == 1
+    body.close()
+
+
 def test_cameras_take_turns_at_their_own_rates(robot):
     body = make_body(robot, "drawer-open", seed=1)
     corner = robot.camera("corner2")
