@@ -11,10 +11,10 @@ from __future__ import annotations
 from gymnasium.envs.registration import register as register_env
 from gymnasium.envs.registration import registry
 
-from sim.environments import MetaWorldEnv, make_env
+from sim.environments import MetaWorldEnv
 from sim.tasks import EPISODE_STEPS, TASKS
 
-__all__ = ["TASKS", "MetaWorldEnv", "make_env", "register"]
+__all__ = ["TASKS", "MetaWorldEnv", "register"]
 
 NAMESPACE = "visuomotor"
 

@@ -184,10 +184,6 @@ class MetaWorldEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
                 observation[feature.key] = values[self._feature_indices[feature.key]].astype(np.float32)
         return observation
 
-    def joint_velocities(self) -> npt.NDArray[np.float64]:
-        """Velocity of each joint, in the order of the contract's `joint_names`, rad/s or m/s."""
-        return self.world.data.qvel[self._joint_dofs].copy()
-
     def render_camera(self, camera: str, height: int | None = None, width: int | None = None) -> npt.NDArray[np.uint8]:
         """Upright RGB picture of any of the world's cameras, uint8 [height, width, 3].
 
@@ -235,7 +231,6 @@ class MetaWorldEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
         indices = field_indices(self.robot)
         joints = [self.world.model.joint(name) for name in self.robot.joint_names]
         self._joint_positions = np.array([joint.qposadr[0] for joint in joints])
-        self._joint_dofs = np.array([joint.dofadr[0] for joint in joints])
         self._sensor_indices = {s.name: np.array([indices[f] for f in s.fields]) for s in self.robot.sensors}
         self._feature_indices = {
             f.key: np.array([indices[name] for name in f.names]) for f in self.features if not f.is_image
@@ -252,14 +247,3 @@ class MetaWorldEnv(gymnasium.Env[Observation, npt.NDArray[np.float32]]):
 def contract_units(action: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Meta-World's action [4] as a command of the contract: m/s, and gripper effort as it is."""
     return action * FULL_COMMAND
-
-
-def make_env(
-    task: str,
-    observation_set: str = "state",
-    robot: RobotContract | None = None,
-    cameras: tuple[str, ...] | None = None,
-    image_size: tuple[int, int] | None = None,
-) -> MetaWorldEnv:
-    """The environment itself, without Gymnasium's wrappers; arguments and errors as of `MetaWorldEnv`."""
-    return MetaWorldEnv(task, observation_set, robot, cameras, image_size)

@@ -19,7 +19,7 @@ from ros_nodes import qos
 from ros_nodes.body import make_body
 from ros_nodes.graph import BODY, THREADS, NodeProcess
 from ros_nodes.graph_client import GraphError
-from sim import make_env
+from sim import MetaWorldEnv
 from sim.experts import Expert
 
 STILL = 1e-9
@@ -169,7 +169,7 @@ def test_a_command_that_arrives_late_moves_nothing(robot, body, graph, peer, wai
 def test_reset_begins_the_episode_of_the_seed(robot, body, peer, wait_for):
     environment = peer.listen("environment_state", JointState)
     episodes = peer.listen("episode", String, qos.LATCHED)
-    env = make_env("push", "state", robot)
+    env = MetaWorldEnv("push", "state", robot)
     wait_for(lambda: environment and episodes, what="the body")
     for seed in (5, 6, 5):
         begin(body, "push", seed)

@@ -15,7 +15,7 @@ from policies.diffusion.config import DiffusionConfig
 from policies.diffusion.policy import DiffusionPolicy
 from policies.runtime import Runtime
 from policies.torch_runtime import TorchGraph
-from sim import MetaWorldEnv, make_env
+from sim import MetaWorldEnv
 from sim.experts import Expert
 
 Fingerprint = Callable[[MetaWorldEnv, int, int], str]
@@ -23,12 +23,12 @@ Fingerprint = Callable[[MetaWorldEnv, int, int], str]
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[Callable[..., MetaWorldEnv]]:
-    """make_env that hands out the same environment again."""
+    """Makes a MetaWorldEnv, and hands out the same one when it is asked again."""
     made: list[MetaWorldEnv] = []
 
     @cache
     def make(task: str = "drawer-open", observation_set: str = "state") -> MetaWorldEnv:
-        made.append(make_env(task, observation_set))
+        made.append(MetaWorldEnv(task, observation_set))
         return made[-1]
 
     yield make

@@ -11,7 +11,7 @@ sys.modules["metaworld"] = None  # as if it were not installed
 import sim, sim.collect, sim.evaluate, sim.experts, sim.replay
 sim.register()
 assert len(sim.TASKS) == 50
-for make in (lambda: sim.make_env("reach"), lambda: sim.experts.Expert("reach")):
+for make in (lambda: sim.MetaWorldEnv("reach"), lambda: sim.experts.Expert("reach")):
     try:
         make()
     except ImportError as error:

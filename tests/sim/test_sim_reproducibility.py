@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 
-from sim import TASKS, make_env
+from sim import TASKS, MetaWorldEnv
 
 OTHER_PROCESS = """
 import hashlib, numpy as np
-from sim import make_env
+from sim import MetaWorldEnv
 from sim.experts import Expert
-env, expert, digest = make_env({task!r}, {observation_set!r}), Expert({task!r}), hashlib.sha256()
+env, expert, digest = MetaWorldEnv({task!r}, {observation_set!r}), Expert({task!r}), hashlib.sha256()
 observation, _ = env.reset(seed={seed})
 for _ in range({steps}):
     for value in (*observation.values(), env.state, env.qpos, env.qvel):
@@ -41,7 +41,7 @@ def vandalize(env):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_an_episode_repeats_bit_for_bit_after_others(task, fingerprint):
-    env = make_env(task)
+    env = MetaWorldEnv(task)
     first = fingerprint(env, 2, 25)
     others = {fingerprint(env, seed, 40) for seed in (3, 4)}
     vandalize(env)
