@@ -46,8 +46,8 @@ from contracts import load_robot
 from episodes.files import write_atomic
 from episodes.report import hardware, wilson_interval
 from policies.loading import load_runtime
-from sim.environments import FULL_COMMAND, ROBOT, MetaWorldEnv
-from sim.evaluate import fitting_robot
+from sim.cameras import ROBOT, fitting_robot
+from sim.environments import FULL_COMMAND, MetaWorldEnv
 from sim.rollout import PolicyRuntime, Rollout
 from sim.seeds import episode_seed
 from sim.workers import Workers

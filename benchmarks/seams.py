@@ -25,6 +25,7 @@ from execution.observation import Observation
 from execution.stitching import split_stitching
 from policies.loading import load_runtime
 from policies.runtime import Runtime, Session
+from sim.cameras import fitting_robot
 from sim.environments import MetaWorldEnv
 from sim.rollout import Rollout
 from sim.seeds import episode_seed
@@ -82,7 +83,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     runtime = Listening(load_runtime(options.policy))
-    env = MetaWorldEnv(options.task, runtime.contract.observation_set)
+    contract = runtime.contract
+    env = MetaWorldEnv(options.task, contract.observation_set, fitting_robot(contract))
     ranges = np.array([channel.max - channel.min for channel in env.robot.command.channels])
     rows = []
     for latency in options.latency_steps:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contracts import RobotContract
+from contracts import PolicyContract, RobotContract, load_robot
 from contracts.feature import IMAGE_PREFIX
+
+ROBOT = "metaworld_sawyer"
+"""The project's contract of Meta-World's arm."""
 
 
 def with_cameras(
@@ -40,6 +43,15 @@ def with_cameras(
         if seen:
             features |= {IMAGE_PREFIX + name: [name] for name in chosen}
     return RobotContract.from_dict(data, source=f"robot {robot.name!r} with cameras {list(chosen)}")
+
+
+def fitting_robot(policy: PolicyContract) -> RobotContract:
+    """The project's simulated arm with the cameras that `policy` looks at, in their sizes: a simulator has them all."""
+    images = [o.feature for o in policy.observations if o.feature.is_image]
+    if not images:
+        return load_robot(ROBOT)
+    height, width, _ = images[0].shape
+    return with_cameras(load_robot(ROBOT), tuple(f.camera for f in images), (height, width))
 
 
 def _named(camera: dict[str, object], name: str) -> dict[str, object]:

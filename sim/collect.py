@@ -12,9 +12,9 @@ from tqdm import tqdm
 from contracts import RobotContract, load_robot
 from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
-from sim.cameras import with_cameras
+from sim.cameras import ROBOT, with_cameras
 from sim.demonstration import demonstrate
-from sim.environments import ROBOT, MetaWorldEnv
+from sim.environments import MetaWorldEnv
 from sim.experts import Expert
 from sim.seeds import episode_seed
 from sim.tasks import instruction

@@ -11,13 +11,12 @@ import numpy.typing as npt
 from gymnasium import spaces
 
 from contracts import Feature, RobotContract, load_robot
-from sim.cameras import with_cameras
+from sim.cameras import ROBOT, with_cameras
 from sim.fields import field_indices
 from sim.rendering import CameraRenderer
 from sim.tasks import EPISODE_STEPS, instruction
 from sim.world import World
 
-ROBOT = "metaworld_sawyer"
 CHANNELS = ("ee_velocity_x", "ee_velocity_y", "ee_velocity_z", "gripper_effort")
 GRIPPER_OPEN = -1.0  # gripper_effort; what a Meta-World reset leaves commanded
 VIDEO_SIZE = (480, 480)

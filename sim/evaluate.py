@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from contracts import PolicyContract, RobotContract, load_robot
+from contracts import RobotContract
 from episodes.data import EpisodeData
 from episodes.dataset import DatasetWriter
 from episodes.report import noise_carried_out, wilson_interval
 from episodes.video import write_video
 from execution.stitching import PREFIX_ACTIONS, split_stitching
-from sim.cameras import with_cameras
-from sim.environments import ROBOT, MetaWorldEnv
+from sim.cameras import fitting_robot
+from sim.environments import MetaWorldEnv
 from sim.episode_video import episode_frames
 from sim.results import TaskResult
 from sim.rollout import PolicyRuntime, Rollout
@@ -197,15 +197,6 @@ class _Evaluator:
                 self._env.close()
             self._env = MetaWorldEnv(task, self._runtime.contract.observation_set, self._robot)
         return self._env
-
-
-def fitting_robot(policy: PolicyContract) -> RobotContract:
-    """The project's simulated arm with the cameras that `policy` looks at, in their sizes: a simulator has them all."""
-    images = [o.feature for o in policy.observations if o.feature.is_image]
-    if not images:
-        return load_robot(ROBOT)
-    height, width, _ = images[0].shape
-    return with_cameras(load_robot(ROBOT), tuple(f.camera for f in images), (height, width))
 
 
 class _Recording:

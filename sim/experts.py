@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from contracts import RobotContract, load_robot
-from sim.environments import ROBOT, MetaWorldEnv, contract_units
+from sim.cameras import ROBOT
+from sim.environments import MetaWorldEnv, contract_units
 from sim.tasks import instruction
 from sim.world import import_metaworld
 

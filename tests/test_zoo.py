@@ -12,7 +12,8 @@ import pytest
 
 from contracts import PolicyContract, check_compatible
 from policies.loading import load_runtime
-from sim.evaluate import evaluate_tasks, fitting_robot
+from sim.cameras import fitting_robot
+from sim.evaluate import evaluate_tasks
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLES = sorted(path.parent for path in (ROOT / "zoo").glob("*/manifest.json"))

@@ -7,7 +7,7 @@ import numpy as np
 from contracts import PolicyContract, PolicyObservation, RobotContract, load_robot
 from execution.chunk import ActionChunk
 from execution.observation import Observation
-from sim.environments import ROBOT
+from sim.cameras import ROBOT
 from sim.experts import Expert
 from sim.tasks import instruction
 

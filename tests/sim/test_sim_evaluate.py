@@ -18,7 +18,8 @@ from episodes.report import noise_carried_out, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
 from sim import MetaWorldEnv
-from sim.evaluate import evaluate_tasks, fitting_robot
+from sim.cameras import fitting_robot
+from sim.evaluate import evaluate_tasks
 from sim.replay import resimulate_episode
 from sim.results import as_json, show, write_json
 from sim.rollout import Rollout
