@@ -48,8 +48,6 @@ class BatchedQuadruped:
         randomization: ranges of what differs.
         pool: models to draw from; an environment draws another one at each reset.
         threads: that step at the same time.
-        substeps: physics steps a command.
-        timestep: of the physics, s.
         body_contacts: trunks and thighs touch the ground too.
 
     Raises:
@@ -65,35 +63,31 @@ class BatchedQuadruped:
         randomization: Randomization = HIMLOCO,
         pool: int = MODELS,
         threads: int = 2,
-        substeps: int = SUBSTEPS,
-        timestep: float = TIMESTEP,
         body_contacts: bool = False,
     ) -> None:
         import mujoco
         from mujoco.rollout import Rollout
 
-        if count < 1 or threads < 1 or substeps < 1:
-            raise ValueError(f"{count} environments, {threads} threads, {substeps} substeps: at least 1 of each")
-        if not 0 <= randomization.delay[0] <= randomization.delay[1] <= substeps:
-            raise ValueError(f"a delay of {randomization.delay} steps does not fit a command of {substeps}")
+        if count < 1 or threads < 1:
+            raise ValueError(f"{count} environments, {threads} threads: at least 1 of each")
+        if not 0 <= randomization.delay[0] <= randomization.delay[1] <= SUBSTEPS:
+            raise ValueError(f"a delay of {randomization.delay} steps does not fit a command of {SUBSTEPS}")
         self.figures, self.terrain, self.randomization = figures, terrain, randomization
-        self.count, self.substeps, self.period_s = count, substeps, substeps * timestep
+        self.count, self.period_s = count, SUBSTEPS * TIMESTEP
         self._rng = np.random.default_rng(seed)
         model_seed = int(self._rng.integers(2**31))
-        self.pool = sample_models(figures, terrain, randomization, pool, model_seed, timestep, body_contacts)
+        self.pool = sample_models(figures, terrain, randomization, pool, model_seed, body_contacts)
         first = self.pool.models[0]
-        self._timestep = timestep
         self._data = [mujoco.MjData(first) for _ in range(threads)]
         self._rollout = Rollout(nthread=threads if threads > 1 else 0)
         self._spec = mujoco.mjtState.mjSTATE_CTRL.value
         self._spec_with_force = self._spec | mujoco.mjtState.mjSTATE_XFRC_APPLIED.value
         trunk = len(JOINTS) + 6 * first.body(TRUNK).id
         self._force = slice(trunk, trunk + 3)
-        self._control = np.zeros(
-            (count, substeps, len(JOINTS) + 6 * first.nbody)
-        )  # the commands, then forces on bodies
-        self._states = np.zeros((count, substeps, STATE_SIZE))
-        self._sensors = np.zeros((count, substeps, first.nsensordata))
+        commands_and_forces = len(JOINTS) + 6 * first.nbody
+        self._control = np.zeros((count, SUBSTEPS, commands_and_forces))
+        self._states = np.zeros((count, SUBSTEPS, STATE_SIZE))
+        self._sensors = np.zeros((count, SUBSTEPS, first.nsensordata))
         self._warmstart = np.zeros((count, first.nv))
         self._state: QuadrupedState | None = None
         self.model_index: Indices = np.zeros(count, dtype=np.int64)
@@ -162,7 +156,7 @@ class BatchedQuadruped:
             ValueError: an array of another shape, or a number that is not finite; nothing moved.
         """
         _check("target", target, (self.count, len(JOINTS)))
-        delayed = np.arange(self.substeps) < self.delay[:, None]
+        delayed = np.arange(SUBSTEPS) < self.delay[:, None]
         self._control[:, :, : len(JOINTS)] = np.where(delayed[:, :, None], self._target[:, None], target[:, None])
         spec, control = self._spec, self._control[:, :, : len(JOINTS)]
         if force is not None:
@@ -178,13 +172,13 @@ class BatchedQuadruped:
             control_spec=spec,
             skip_checks=True,
             chunk_size=CHUNK,
-            nstep=self.substeps,
+            nstep=SUBSTEPS,
             initial_warmstart=self._warmstart,
             state=self._states,
             sensordata=self._sensors,
         )
-        earlier = self._states[:, -2] if self.substeps > 1 else before
-        self._warmstart = (self._states[:, -1, VELOCITIES] - earlier[:, VELOCITIES]) / self._timestep  # Euler: exact
+        last, one_before = self._states[:, -1, VELOCITIES], self._states[:, -2, VELOCITIES]
+        self._warmstart = (last - one_before) / TIMESTEP  # Euler: exact
         self._target[:] = target
         self._state = None
         return self.state

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import mujoco
 
 TRUNK = "trunk"
-TIMESTEP = 0.005
+TIMESTEP = 0.005  # s, of the physics
 ARMATURE = 0.01  # kg m^2, rotor and gears seen from the joint: Unitree's unitree_mujoco has it for all three robots
 IMPEDANCE_RATIO = 10
 CONTACT = {"solimp": "0.98 0.99 0.001", "solref": "0.01 1"}
@@ -25,9 +25,7 @@ impedance ratio of 100 creeps less (0.1 to 0.8), at half the speed."""
 NEWTON_STEPS = 30  # it takes 2, at most 17 were seen; with fewer than it needs (here 4) the robot collapses
 
 
-def build_model(
-    figures: QuadrupedFigures, terrain: Terrain, timestep: float = TIMESTEP, body_contacts: bool = False
-) -> mujoco.MjModel:
+def build_model(figures: QuadrupedFigures, terrain: Terrain, body_contacts: bool = False) -> mujoco.MjModel:
     """The robot above the terrain, free to fall.
 
     qpos: the trunk's position (world, m), its orientation (w x y z), then joints as in JOINTS (rad). qvel: the trunk's
@@ -38,24 +36,23 @@ def build_model(
     Args:
         figures: which robot.
         terrain: the ground.
-        timestep: s.
         body_contacts: the trunk and the thighs touch the ground too (slower: needed where falling must look right).
     """
     import mujoco
 
-    model = mujoco.MjModel.from_xml_string(robot_xml(figures, terrain, timestep, body_contacts))
+    model = mujoco.MjModel.from_xml_string(robot_xml(figures, terrain, body_contacts))
     if terrain.heights is not None:
         model.hfield_data[:] = terrain.normalized().reshape(-1)
     return model
 
 
-def robot_xml(figures: QuadrupedFigures, terrain: Terrain, timestep: float, body_contacts: bool) -> str:
+def robot_xml(figures: QuadrupedFigures, terrain: Terrain, body_contacts: bool) -> str:
     """The model as MJCF; the numbers of a height field are not in it."""
     root = Element("mujoco", model=figures.name)
     SubElement(root, "compiler", angle="radian", autolimits="true", inertiafromgeom="false")
     # Euler: torques change once a step, as a robot's own loop at 200 Hz does it, and a third faster than implicit.
     option = {"integrator": "Euler", "cone": "pyramidal", "solver": "Newton", "iterations": str(NEWTON_STEPS)}
-    options = SubElement(root, "option", option, timestep=_text(timestep), impratio=_text(IMPEDANCE_RATIO))
+    options = SubElement(root, "option", option, timestep=_text(TIMESTEP), impratio=_text(IMPEDANCE_RATIO))
     SubElement(options, "flag", autoreset="disable")  # what diverged is to be seen, and not to stand up again
     world = SubElement(root, "worldbody")
     _add_ground(root, world, terrain)

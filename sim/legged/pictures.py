@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.legged.figures import QuadrupedFigures
-from sim.legged.mjcf import TIMESTEP, TRUNK, robot_xml
+from sim.legged.mjcf import TRUNK, robot_xml
 from sim.legged.state import Array, QuadrupedState
 from sim.legged.terrain import Terrain
 from sim.rendering import MAX_PIXELS
@@ -126,7 +126,7 @@ def coloured_model(figures: QuadrupedFigures, ground: Terrain) -> mujoco.MjModel
     """The robot's model with a sky and squares on the ground: for pictures, not for physics."""
     import mujoco
 
-    root = ElementTree.fromstring(robot_xml(figures, ground, TIMESTEP, body_contacts=True))
+    root = ElementTree.fromstring(robot_xml(figures, ground, body_contacts=True))
     found = root.find("asset")
     asset = SubElement(root, "asset") if found is None else found
     SubElement(asset, "texture", SKY, name="sky", width="64", height="384")

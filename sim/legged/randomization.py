@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim.legged.figures import QuadrupedFigures
-from sim.legged.mjcf import TIMESTEP, TRUNK, build_model
+from sim.legged.mjcf import TRUNK, build_model
 from sim.legged.terrain import Terrain
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def sample_models(
     randomization: Randomization,
     count: int,
     seed: int,
-    timestep: float = TIMESTEP,
     body_contacts: bool = False,
 ) -> ModelPool:
     """A pool of `count` models. Each has its own copy of a height field: a grid of all kinds is 9 MB a model.
@@ -108,7 +107,7 @@ def sample_models(
         stiffness=rng.uniform(*randomization.stiffness, count),
         damping=rng.uniform(*randomization.damping, count),
     )
-    nominal = build_model(figures, terrain, timestep, body_contacts)
+    nominal = build_model(figures, terrain, body_contacts)
     data = mujoco.MjData(nominal)
     trunk = nominal.body(TRUNK).id
     models = []

@@ -14,19 +14,16 @@ from sim.divergence import TOLERANCE, Comparison, Divergence
 from sim.legged.body import Quadruped
 from sim.legged.pictures import FollowingCamera
 
-VIDEO_SIZE = (480, 640)
+VIDEO_SIZE = (480, 640)  # height, width, pixels
 
 
-def resimulate_walk(
-    episode: EpisodeData, observation_set: str, robot: RobotContract, tolerance: float = TOLERANCE
-) -> Divergence:
+def resimulate_walk(episode: EpisodeData, observation_set: str, robot: RobotContract) -> Divergence:
     """Simulate an episode again, and compare what is measured with what was recorded; requests are not compared.
 
     Args:
         episode: row 0 right after the episode's start; of its pushes nothing is known: there were none.
         observation_set: that its features belong to.
         robot: contract of the robot that was recorded.
-        tolerance: see `sim.divergence`.
 
     Raises:
         ValueError: a robot or a terrain that this simulator does not have, or nothing to compare.
@@ -39,7 +36,7 @@ def resimulate_walk(
     }
     if not any(compared.values()):
         raise ValueError(f"nothing to compare: the recording has {list(episode.observations)}")
-    comparison = Comparison(tolerance)
+    comparison = Comparison(TOLERANCE)
     with closing(Quadruped(robot, episode.task_name, episode.seed)) as quadruped:
         for step, (command, push) in enumerate(_applied(episode)):
             measured = quadruped.fields()
@@ -50,23 +47,20 @@ def resimulate_walk(
         return comparison.result(len(episode), not quadruped.fallen)
 
 
-def walk_frames(
-    episode: EpisodeData, robot: RobotContract, size: tuple[int, int] = VIDEO_SIZE, every: int = 1
-) -> Iterator[npt.NDArray[np.uint8]]:
+def walk_frames(episode: EpisodeData, robot: RobotContract, every: int = 1) -> Iterator[npt.NDArray[np.uint8]]:
     """Pictures of an episode, from a camera that follows the trunk: one before each `every`-th step.
 
     Args:
         episode: see `resimulate_walk`.
         robot: contract of the robot that was recorded.
-        size: (height, width), pixels.
         every: control steps from one picture to the next.
 
     Raises:
-        ValueError: a robot or a terrain that this simulator does not have, or an impossible size.
+        ValueError: a robot or a terrain that this simulator does not have.
     """
     with (
         closing(Quadruped(robot, episode.task_name, episode.seed)) as quadruped,
-        closing(FollowingCamera(quadruped.figures, quadruped.ground, size)) as camera,
+        closing(FollowingCamera(quadruped.figures, quadruped.ground, VIDEO_SIZE)) as camera,
     ):
         for step, (command, push) in enumerate(_applied(episode)):
             if step % every == 0:

@@ -98,19 +98,12 @@ class Terrain:
         return np.stack((level + 0.5, kind + 0.5), axis=-1) * self.tile + np.array(self.origin)
 
 
-def flat(friction: float = 1.0) -> Terrain:
+def flat() -> Terrain:
     """A plane without end."""
-    return Terrain(friction)
+    return Terrain()
 
 
-def terrain_grid(
-    kinds: tuple[str, ...] | None = None,
-    levels: int = 10,
-    seed: int = 0,
-    friction: float = 1.0,
-    tile: float = TILE_M,
-    resolution: float = RESOLUTION_M,
-) -> Terrain:
+def terrain_grid(kinds: tuple[str, ...] | None = None, levels: int = 10, seed: int = 0) -> Terrain:
     """Tiles side by side: kinds in the direction of y, difficulty in the direction of x, from 0 to 1 in even steps.
 
     All tiles are at height 0 along their borders (but for roughness), so a robot may walk from one into the next.
@@ -119,31 +112,26 @@ def terrain_grid(
         kinds: of KINDS; None: all of them.
         levels: how many difficulties; a single one is 1.
         seed: of what is random in them.
-        friction: sliding friction coefficient.
-        tile: length of a side, m.
-        resolution: m; must divide `tile`.
 
     Raises:
-        ValueError: an unknown kind, no level, or a tile that is no whole number of cells.
+        ValueError: an unknown kind, or no level.
     """
     kinds = tuple(KINDS) if kinds is None else kinds
     unknown = [kind for kind in kinds if kind not in KINDS]
-    cells = round(tile / resolution)
     if unknown or not kinds:
         raise ValueError(f"no terrain {unknown}; there are {', '.join(KINDS)}")
     if levels < 1:
         raise ValueError(f"at least 1 level is needed, not {levels}")
-    if abs(cells * resolution - tile) > 1e-9:
-        raise ValueError(f"a tile of {tile} m is not a whole number of {resolution} m cells")
+    cells = round(TILE_M / RESOLUTION_M)
     heights = np.zeros((len(kinds) * cells + 1, levels * cells + 1))
     rng = np.random.default_rng(seed)
     for row, kind in enumerate(kinds):
         for column in range(levels):
             difficulty = column / (levels - 1) if levels > 1 else 1.0
             place = np.s_[row * cells : (row + 1) * cells, column * cells : (column + 1) * cells]
-            heights[place] = KINDS[kind](_Tile(cells, resolution, difficulty, rng))
-    origin = (-levels * tile / 2, -len(kinds) * tile / 2)
-    return Terrain(friction, heights, resolution, origin, kinds, levels, tile)
+            heights[place] = KINDS[kind](_Tile(cells, RESOLUTION_M, difficulty, rng))
+    origin = (-levels * TILE_M / 2, -len(kinds) * TILE_M / 2)
+    return Terrain(heights=heights, origin=origin, kinds=kinds, levels=levels)
 
 
 # -- kinds of ground ---------------------------------------------------------------------------------------------------

@@ -10,14 +10,14 @@ import pytest
 from sim.legged.batch import BatchedQuadruped
 from sim.legged.figures import GO2, JOINTS
 from sim.legged.randomization import HIMLOCO, NOMINAL, sample_models
-from sim.legged.terrain import flat, terrain_grid
+from sim.legged.terrain import Terrain, flat, terrain_grid
 
 COUNT = 12
 POSE = np.tile(np.array(GO2.default_pose), (COUNT, 1))
 
 
-def make(seed: int = 0, threads: int = 1, terrain=None, randomization=HIMLOCO, count: int = COUNT, **options):
-    return BatchedQuadruped(GO2, terrain or flat(), count, seed, randomization, pool=5, threads=threads, **options)
+def make(seed: int = 0, threads: int = 1, terrain=None, randomization=HIMLOCO, count: int = COUNT):
+    return BatchedQuadruped(GO2, terrain or flat(), count, seed, randomization, pool=5, threads=threads)
 
 
 def same(a, b, rows=slice(None)) -> bool:
@@ -133,7 +133,7 @@ def test_a_push_accelerates_the_robots_it_is_given_to():
     """On ice, the legs follow the trunk sooner or later: between F/m of the trunk alone and of all."""
     force = np.zeros((COUNT, 3))
     force[3] = (150.0, 0.0, 0.0)
-    with make(terrain=flat(friction=0.001), randomization=NOMINAL) as robots:
+    with make(terrain=Terrain(friction=0.001), randomization=NOMINAL) as robots:
         state = robots.step(POSE, force)
         pushed, left = state.linear_velocity[3, 0], np.delete(state.linear_velocity[:, 0], 3)
         assert 150 / GO2.total_mass < pushed / robots.period_s < 150 / GO2.trunk.mass

@@ -83,7 +83,7 @@ def test_the_look_up_takes_any_shape_and_any_place(grid):
 
 
 def test_friction_reaches_the_feet():
-    model = build_model(GO2, flat(friction=0.15))
+    model = build_model(GO2, Terrain(friction=0.15))
     assert model.geom("FR_foot").friction[0] == 0.15
     assert model.geom("FR_foot").priority[0] > model.geom("ground").priority[0]
 
@@ -101,7 +101,6 @@ def test_a_seed_is_a_terrain():
         ({"kinds": ("lava",)}, "no terrain .'lava'.*stairs_up"),
         ({"kinds": ()}, "no terrain"),
         ({"levels": 0}, "at least 1 level"),
-        ({"resolution": 0.03}, "whole number"),
     ],
 )
 def test_nonsense_is_refused(arguments, expected):
