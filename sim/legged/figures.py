@@ -72,7 +72,6 @@ class QuadrupedFigures:
         joint_limits: hip, thigh, calf: (lowest, highest) of a front leg, rad.
         rear_thigh_limits: of a rear leg's thigh, rad; its hip and calf are as in front.
         torque_limits: hip, thigh, calf, N m.
-        velocity_limits: hip, thigh, calf, rad/s: what the motors reach; the models do not enforce them.
         stiffness, damping: of the position control at each joint (kp N m/rad, kd N m s/rad).
         action_scale: what a policy's action 1.0 adds to a joint's default position, rad.
         default_pose: joint positions that a policy's action 0 commands, in the order of JOINTS, rad.
@@ -96,7 +95,6 @@ class QuadrupedFigures:
     joint_limits: tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
     rear_thigh_limits: tuple[float, float]
     torque_limits: Vector
-    velocity_limits: Vector
     stiffness: float
     damping: float
     action_scale: float
@@ -158,7 +156,6 @@ GO2 = QuadrupedFigures(
     joint_limits=((-1.0472, 1.0472), (-1.5708, 3.4907), (-2.7227, -0.83776)),
     rear_thigh_limits=(-0.5236, 4.5379),
     torque_limits=(23.7, 23.7, 45.43),
-    velocity_limits=(30.1, 30.1, 15.7),
     stiffness=40.0,
     damping=1.0,
     action_scale=0.25,
@@ -201,7 +198,6 @@ ALIENGO = QuadrupedFigures(
     joint_limits=((-1.22173, 1.22173), (-2.0944, 4.18879), (-2.775074, -0.645772)),
     rear_thigh_limits=(-2.0944, 4.18879),
     torque_limits=(44.0, 44.0, 55.0),
-    velocity_limits=(20.0, 20.0, 16.0),
     stiffness=40.0,
     damping=2.0,
     action_scale=0.5,
@@ -239,7 +235,6 @@ A1 = QuadrupedFigures(
     joint_limits=((-0.802851, 0.802851), (-1.0472, 4.18879), (-2.69653, -0.916298)),
     rear_thigh_limits=(-1.0472, 4.18879),
     torque_limits=(33.5, 33.5, 33.5),
-    velocity_limits=(21.0, 21.0, 21.0),
     stiffness=40.0,
     damping=1.0,
     action_scale=0.25,

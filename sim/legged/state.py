@@ -46,7 +46,6 @@ class QuadrupedState:
         acceleration: * that the IMU measures (at rest, 9.81 upward), in the trunk's frame, m/s^2, [N, 3].
         foot_position: * of the feet's centres in the world, m, [N, 4, 3].
         foot_height: * of the feet's lowest points above the ground below them, m, [N, 4].
-        foot_force: * normal contact force, N, [N, 4].
         foot_contact: * whether a foot touches the ground, bool, [N, 4].
         diverged: the physics gave numbers that are not finite: reset it, and learn nothing from it, bool, [N].
     """
@@ -63,7 +62,6 @@ class QuadrupedState:
     acceleration: Array
     foot_position: Array
     foot_height: Array
-    foot_force: Array
     foot_contact: NDArray[np.bool_]
     diverged: NDArray[np.bool_]
 
@@ -72,7 +70,6 @@ def read_state(physics: Array, sensors: Array, terrain: Terrain, foot_radius: fl
     """From MuJoCo's full physics states [N, 38] and sensor data [N, 41]; nothing is shared with them."""
     qpos, qvel = physics[:, POSITIONS], physics[:, VELOCITIES]
     feet = sensors[:, SENSORS["foot_position"]].reshape(-1, len(LEGS), 3).copy()
-    force = sensors[:, SENSORS["foot_force"]].copy()
     diverged = np.logical_not(np.isfinite(np.concatenate((physics, sensors), axis=1)).all(axis=1), dtype=np.bool_)
     ground = np.concatenate((qpos[:, None, :2], feet[:, :, :2]), axis=1)
     ground_height = terrain.height(np.where(diverged[:, None, None], 0.0, ground))
@@ -89,8 +86,7 @@ def read_state(physics: Array, sensors: Array, terrain: Terrain, foot_radius: fl
         acceleration=sensors[:, SENSORS["accelerometer"]].copy(),
         foot_position=feet,
         foot_height=feet[:, :, 2] - foot_radius - ground_height[:, 1:],
-        foot_force=force,
-        foot_contact=force > 0,
+        foot_contact=sensors[:, SENSORS["foot_force"]] > 0,
         diverged=diverged,
     )
 
