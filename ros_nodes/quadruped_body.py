@@ -17,7 +17,7 @@ WAYPOINT_M = 0.1  # a way is measured in pieces of this length: swaying on the s
 
 
 class QuadrupedBody(Body):
-    """See `Body`; its tasks are the terrains of `sim.legged.task`. It starts lying on its belly.
+    """See `Body`; its tasks are TERRAINS of `sim.legged.terrain`. It starts lying on its belly.
 
     Until the first command and when commands stop, only the joints' damping acts: see `Body._hold`. `success` is true
     until the robot falls.

@@ -17,8 +17,8 @@ from sim.legged.episode import TaskConfig
 from sim.legged.figures import JOINTS, QuadrupedFigures, legs_pose, load_figures
 from sim.legged.randomization import NOMINAL
 from sim.legged.state import Array, QuadrupedState, heading
-from sim.legged.task import BROKEN_SPEED, TERRAINS
-from sim.legged.terrain import Terrain, flat, terrain_grid
+from sim.legged.task import BROKEN_SPEED
+from sim.legged.terrain import named_terrain
 
 IMU = "sensor_msgs/msg/Imu"
 JOINT_STATE = "sensor_msgs/msg/JointState"
@@ -33,7 +33,7 @@ ONE = np.zeros(1, dtype=np.int64)
 
 
 class Quadruped:
-    """The robot of a contract on one of `sim.legged.task.TERRAINS`; at an episode's start it lies on its belly, limp.
+    """The robot of a contract on one of `terrain.TERRAINS`; at an episode's start it lies on its belly, limp.
 
     The same robot, terrain, seed, targets and forces give the same states, bit for bit.
 
@@ -51,11 +51,9 @@ class Quadruped:
     """
 
     def __init__(self, robot: RobotContract, terrain: str, seed: int) -> None:
-        if terrain not in TERRAINS:
-            raise ValueError(f"no terrain {terrain!r}; there are {', '.join(TERRAINS)}")
         self.robot, self.terrain = robot, terrain
         self.figures = load_figures(robot.name)
-        self.ground: Terrain = flat() if terrain == "flat" else terrain_grid(TERRAINS[terrain], seed=GROUND_SEED)
+        self.ground = named_terrain(terrain, GROUND_SEED)
         _check_sensors(robot)
         _check_gains(robot, self.figures)
         self._order = _order(robot)

@@ -32,10 +32,8 @@ from sim.legged.randomization import HIMLOCO, Randomization
 from sim.legged.rewards import reward_terms, weighted_terms
 from sim.legged.snapshot import Snapshot, generator_from_array, generator_to_array, part, prefixed, restore
 from sim.legged.state import Array, QuadrupedState, heading, take_rows, turn
-from sim.legged.terrain import Terrain, flat, terrain_grid
-
-TERRAINS: dict[str, tuple[str, ...] | None] = {"flat": (), "rough": ("flat", "rough"), "all": None}
-"""Kinds of ground (`sim.legged.terrain.KINDS`) that go by one name: a plane, two kinds, every kind."""
+from sim.legged.terrain import TERRAINS as TERRAINS  # where a task's name is looked up
+from sim.legged.terrain import named_terrain
 
 GROUPS = 2
 """Of robots that learn together: while one is in the physics another one acts, and more would only be smaller."""
@@ -350,9 +348,6 @@ def make_task(
 
     Raises ValueError naming what there is.
     """
-    if terrain not in TERRAINS:
-        raise ValueError(f"no terrain {terrain!r}; there are {', '.join(TERRAINS)}")
-    ground_seed = seed if ground_seed is None else ground_seed
-    ground: Terrain = flat() if terrain == "flat" else terrain_grid(TERRAINS[terrain], seed=ground_seed)
+    ground = named_terrain(terrain, seed if ground_seed is None else ground_seed)
     robots = BatchedQuadruped(load_figures(robot), ground, count, seed, randomization, pool, threads)
     return LocomotionTask(robots, seed, config)

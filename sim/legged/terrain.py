@@ -25,6 +25,9 @@ OBSTACLES = 20
 OBSTACLE_HEIGHT_M = (0.05, 0.2)
 OBSTACLE_SIZE_M = (0.4, 1.6)
 
+TERRAINS: dict[str, tuple[str, ...] | None] = {"flat": (), "rough": ("flat", "rough"), "all": None}
+"""Kinds of ground (of KINDS) that go by one name: a plane, two kinds, every kind."""
+
 Heights = NDArray[np.float64]
 
 
@@ -96,6 +99,13 @@ class Terrain:
         if self.heights is None:
             return np.zeros((*kind.shape, 2))
         return np.stack((level + 0.5, kind + 0.5), axis=-1) * self.tile + np.array(self.origin)
+
+
+def named_terrain(name: str, seed: int) -> Terrain:
+    """One of TERRAINS; `seed`: of what is random in it. Raises ValueError naming what there is."""
+    if name not in TERRAINS:
+        raise ValueError(f"no terrain {name!r}; there are {', '.join(TERRAINS)}")
+    return flat() if name == "flat" else terrain_grid(TERRAINS[name], seed=seed)
 
 
 def flat() -> Terrain:
