@@ -13,11 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 from contracts import RobotContract
 from contracts.robot import VELOCITY
 from sim.legged.batch import BatchedQuadruped
-from sim.legged.episode import TaskConfig
+from sim.legged.episode import TaskConfig, gone_astray, sunk, tilted
 from sim.legged.figures import JOINTS, QuadrupedFigures, legs_pose, load_figures
 from sim.legged.randomization import NOMINAL
 from sim.legged.state import Array, QuadrupedState, heading
-from sim.legged.task import BROKEN_SPEED
 from sim.legged.terrain import named_terrain
 
 IMU = "sensor_msgs/msg/Imu"
@@ -134,12 +133,11 @@ class Quadruped:
 
     def _judge(self) -> None:
         """Has it stood up, has it fallen? As in training, but for the way up. Who is lost begins again, fallen."""
-        state, share = self.state, self.state.height[0] / self.figures.standing_height
-        lost = bool(state.diverged[0]) or not np.abs(state.joint_velocity).max() < BROKEN_SPEED
-        lost |= not state.height[0] > -LOST_M
-        self.stood |= bool(share > STOOD) and not lost
-        tilted = state.projected_gravity[0, 2] > -np.cos(self._limits.tilt)
-        self.fallen |= lost or bool(tilted) or (self.stood and bool(share < self._limits.lowest))
+        state, limits, standing_height = self.state, self._limits, self.figures.standing_height
+        lost = bool(gone_astray(state)[0]) or not state.height[0] > -LOST_M
+        self.stood |= bool(state.height[0] > STOOD * standing_height) and not lost
+        low = self.stood and bool(sunk(state, limits, standing_height)[0])
+        self.fallen |= lost or low or bool(tilted(state, limits)[0])
         if lost:
             self._lie_down()
 

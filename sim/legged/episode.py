@@ -12,6 +12,8 @@ from sim.legged.rewards import RewardWeights
 from sim.legged.snapshot import Snapshot, restore
 from sim.legged.state import Array, QuadrupedState
 
+BROKEN_SPEED = 100.0  # rad/s: no joint turns a third as fast
+
 Float32 = NDArray[np.float32]
 
 
@@ -73,6 +75,21 @@ class TaskStep:
     final_privileged: Float32
     velocity_error: Float32
     figures: dict[str, float]
+
+
+def gone_astray(state: QuadrupedState) -> NDArray[np.bool_]:
+    """Where the physics has, so that its numbers mean nothing, [N]."""
+    return state.diverged | ~(np.abs(state.joint_velocity).max(axis=1) < BROKEN_SPEED)
+
+
+def tilted(state: QuadrupedState, config: TaskConfig) -> NDArray[np.bool_]:
+    """Whose trunk leans so far that the robot has fallen, [N]."""
+    return state.projected_gravity[:, 2] > -np.cos(config.tilt)
+
+
+def sunk(state: QuadrupedState, config: TaskConfig, standing_height: float) -> NDArray[np.bool_]:
+    """Whose trunk is so low that the robot has fallen, of those that stood at `standing_height`, m; [N]."""
+    return state.height < config.lowest * standing_height
 
 
 class EpisodeBooks:

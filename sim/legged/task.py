@@ -24,7 +24,7 @@ from contracts.locomotion import (
 from contracts.reflection import Reflection
 from sim.legged.batch import MODELS, BatchedQuadruped
 from sim.legged.commands import Commands, Indices, TerrainLevels
-from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep
+from sim.legged.episode import EpisodeBooks, Float32, TaskConfig, TaskStep, gone_astray, sunk, tilted
 from sim.legged.figures import JOINTS, QuadrupedFigures, load_figures
 from sim.legged.mirror import mirror
 from sim.legged.privileged import PRIVILEGED_SIZE, VELOCITY, privileged_observation
@@ -46,7 +46,6 @@ NOISE = (  # largest error of what is measured, in the units of the scaled obser
     + (1.5 * JOINT_VELOCITY_SCALE,) * len(JOINTS)
     + (0.0,) * len(JOINTS)
 )
-BROKEN_SPEED = 100.0  # rad/s: no joint turns a third as fast; the physics has gone astray
 BORDER_M = 1.0  # an episode ends so far from the border of the ground
 
 
@@ -147,16 +146,14 @@ class LocomotionTask:
         self._force[:] = 0.0 if force is None else force
         self._age += 1
         self._steps += 1
-        broken = state.diverged | ~(np.abs(state.joint_velocity).max(axis=1) < BROKEN_SPEED)
+        broken = gone_astray(state)
         terms = self._reward(before, state, broken)
         task = terms["velocity"] + terms["yaw_rate"]
         cost = np.where(broken, 0.0, self.config.weights.task_bound - task)
         velocity_error = np.linalg.norm(state.linear_velocity[:, :2] - self.command[:, :2], axis=1)
         self._books.add(state, self.command, terms["velocity"], self.period_s, broken)
-        fell = ~broken & (
-            (state.projected_gravity[:, 2] > -np.cos(self.config.tilt))
-            | (state.height < self.config.lowest * self.robots.figures.standing_height)
-        )
+        low = sunk(state, self.config, self.robots.figures.standing_height)
+        fell = ~broken & (tilted(state, self.config) | low)
         outside = self._levels.outside(state.position, BORDER_M)
         timed_out = ~fell & (broken | outside | (self._age >= self._episode_steps))
         result = TaskStep(
