@@ -19,6 +19,7 @@ from sim.legged.state import (
     QuadrupedState,
     read_state,
     replace_rows,
+    turn,
     yaw_quaternion,
 )
 from sim.legged.terrain import Terrain
@@ -135,7 +136,7 @@ class BatchedQuadruped:
         qpos[:, 7:] = self.figures.default_pose if joint_position is None else joint_position
         if velocity is not None:
             qvel[:, :3] = velocity[:, :3]
-            qvel[:, 3:6] = _turn_back(heading, velocity[:, 3:])
+            qvel[:, 3:6] = turn(velocity[:, 3:], -heading)
         self._target[environments] = qpos[:, 7:]
         self._states[environments, -1] = physics
         self._warmstart[environments] = 0.0
@@ -228,10 +229,8 @@ class BatchedQuadruped:
 
     def _highest_ground(self, place: Array, heading: Array) -> Array:
         """Under the feet of robots put down at `place` [K, 2] with `heading` [K], m, [K]."""
-        c, s = np.cos(heading)[:, None], np.sin(heading)[:, None]
-        x, y = self._corners[:, 0], self._corners[:, 1]
-        points = place[:, None] + np.stack((c * x - s * y, s * x + c * y), axis=-1)
-        return self.terrain.height(points).max(axis=1)
+        corners = turn(self._corners[None], heading)
+        return self.terrain.height(place[:, None] + corners).max(axis=1)
 
 
 def _corners(figures: QuadrupedFigures) -> Array:
@@ -240,13 +239,6 @@ def _corners(figures: QuadrupedFigures) -> Array:
     feet = np.array([(sx * x, sy * (y + figures.thigh_offset)) for sx in (1, -1) for sy in (1, -1)])
     around = np.array([(dx, dy) for dx in (-REACH_M, 0, REACH_M) for dy in (-REACH_M, 0, REACH_M)])
     return (feet[:, None] + around[None]).reshape(-1, 2)
-
-
-def _turn_back(yaw: Array, vectors: Array) -> Array:
-    """World vectors [K, 3] in frames turned by `yaw` [K] about the vertical."""
-    c, s = np.cos(yaw), np.sin(yaw)
-    x, y, z = vectors.T
-    return np.stack((c * x + s * y, c * y - s * x, z), axis=-1)
 
 
 def _check(what: str, array: Array, shape: tuple[int, ...]) -> None:
