@@ -26,14 +26,6 @@ class Push:
     force: NDArray[np.float64]
     frame: str = WORLD
 
-    def in_world(self, heading: float) -> NDArray[np.float64]:
-        """The force in the world, N, [3], on a robot that points to `heading`, rad."""
-        if self.frame == WORLD:
-            return self.force
-        c, s = math.cos(heading), math.sin(heading)
-        x, y, z = self.force
-        return np.array([c * x - s * y, s * x + c * y, z])
-
 
 class Body(ABC):
     """One robot in its simulator. Use it from one thread: a rendering context belongs to the thread that made it.

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts import Camera, RobotContract
-from ros_nodes.body import PUSH_TIMEOUT_S, Body, Push
+from ros_nodes.body import PUSH_TIMEOUT_S, WORLD, Body, Push
 from ros_nodes.newest import Newest
 from sim.legged.body import Quadruped
+from sim.legged.state import heading, turn
 
 WAYPOINT_M = 0.1  # a way is measured in pieces of this length: swaying on the spot is none
 
@@ -63,7 +64,11 @@ class QuadrupedBody(Body):
     def push(self, now_ns: int) -> NDArray[np.float64]:
         self._now_ns = now_ns
         newest = self._pushes.get(now_ns)
-        return np.zeros(3) if newest is None else newest.in_world(self.quadruped.heading)
+        if newest is None:
+            return np.zeros(3)
+        if newest.frame == WORLD:
+            return newest.force
+        return turn(newest.force[None], heading(self.quadruped.state.orientation))[0]
 
     def figures(self) -> dict[str, float]:
         books = self._books

@@ -16,7 +16,7 @@ from sim.legged.batch import BatchedQuadruped
 from sim.legged.episode import TaskConfig, gone_astray, sunk, tilted
 from sim.legged.figures import JOINTS, QuadrupedFigures, legs_pose, load_figures
 from sim.legged.randomization import NOMINAL
-from sim.legged.state import Array, QuadrupedState, heading
+from sim.legged.state import Array, QuadrupedState
 from sim.legged.terrain import named_terrain
 
 IMU = "sensor_msgs/msg/Imu"
@@ -68,11 +68,6 @@ class Quadruped:
     def state(self) -> QuadrupedState:
         """Of the whole robot, one row."""
         return self._batch.state
-
-    @property
-    def heading(self) -> float:
-        """Where the trunk points: its yaw in the world, rad."""
-        return float(heading(self.state.orientation)[0])
 
     def reset(self, seed: int) -> None:
         """Begin the episode of a seed: put the robot down at a place that it draws, and let it lie down."""

@@ -17,6 +17,7 @@ from episodes.messages import stamp_ns
 from ros_nodes import qos
 from ros_nodes.body import HEADING, Push
 from ros_nodes.graph import BODY, THREADS, NodeProcess
+from ros_nodes.quadruped_body import QuadrupedBody
 
 DAMPED_WITHIN_S = 0.1
 
@@ -144,6 +145,18 @@ def test_a_request_that_is_not_finite_is_counted(body, peer, wait_for):
     wait_for(refused, what="a count")
 
 
-def test_the_heading_turns_a_push():
-    np.testing.assert_allclose(Push(np.array([1.0, 2.0, 3.0]), HEADING).in_world(math.pi / 2), [-2.0, 1.0, 3.0])
-    np.testing.assert_allclose(Push(np.array([1.0, 2.0, 3.0])).in_world(math.pi / 2), [1.0, 2.0, 3.0])
+def test_the_heading_turns_a_push(robot):
+    body, force = QuadrupedBody(robot, "flat", 1), np.array([1.0, 2.0, 3.0])
+    try:
+        w, x, y, z = body.quadruped.state.orientation[0]
+        ahead = np.array([1 - 2 * (y * y + z * z), 2 * (x * y + w * z)])  # the trunk's x axis, seen from above
+        ahead /= np.linalg.norm(ahead)
+        assert np.abs(ahead).min() > 0.1  # it points along no axis of the world
+        assert not body.push(0).any()
+        body.take_push(Push(force), 0)
+        np.testing.assert_array_equal(body.push(0), force)
+        body.take_push(Push(force, HEADING), 0)
+        left = np.array([-ahead[1], ahead[0]])
+        np.testing.assert_allclose(body.push(0), [*(1.0 * ahead + 2.0 * left), 3.0])
+    finally:
+        body.close()
