@@ -26,7 +26,7 @@ def task_text(robot: RobotContract, task: str) -> str:
     if robot.body == "external":  # whose computer has no simulator
         return task
     if robot.body == "quadruped":
-        from sim.legged.task import TERRAINS
+        from sim.legged.terrain import TERRAINS
 
         if task not in TERRAINS:
             raise ValueError(f"no terrain {task!r} for {robot.name}; there are {', '.join(TERRAINS)}")

@@ -32,7 +32,6 @@ from sim.legged.randomization import HIMLOCO, Randomization
 from sim.legged.rewards import reward_terms, weighted_terms
 from sim.legged.snapshot import Snapshot, generator_from_array, generator_to_array, part, prefixed, restore
 from sim.legged.state import Array, QuadrupedState, heading, take_rows, turn
-from sim.legged.terrain import TERRAINS as TERRAINS  # where a task's name is looked up
 from sim.legged.terrain import named_terrain
 
 GROUPS = 2
