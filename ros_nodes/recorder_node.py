@@ -67,8 +67,11 @@ class RecorderNode(ManagedNode):
         self._topics = sorted(topics, key=lambda topic: not topic.transient_local)
         self._names = {topic: self.resolve_topic_name(topic.name) for topic in self._topics}
         for topic in self._topics:
-            profile = qos.LATCHED if topic.transient_local else qos.RECORDER
-            self._listen(message_class(topic.type), topic.name, self._callback(topic), profile, raw=True)
+            kind, callback = message_class(topic.type), self._callback(topic)
+            if topic.transient_local:
+                self._listen(kind, topic.name, callback, qos.LATCHED, raw=True)
+            # Whoever keeps nothing for those who come later (an ordinary publisher of `episode`) is not heard by that.
+            self._listen(kind, topic.name, callback, qos.RECORDER, raw=True)
         self._diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
         self._every(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
         self._offer("~/statistics", self._on_statistics)
@@ -126,7 +129,10 @@ class RecorderNode(ManagedNode):
             self._write(name, data, info["source_timestamp"])
 
     def _on_latched(self, name: str, begins_episode: bool, data: bytes, info: Any) -> None:
-        self._latched[name] = data, info["source_timestamp"], begins_episode
+        latest = data, info["source_timestamp"], begins_episode
+        if self._latched.get(name) == latest:
+            return  # both subscriptions have heard it
+        self._latched[name] = latest
         if self._running:
             self._write(name, data, info["source_timestamp"], begins_episode)
 

@@ -86,6 +86,21 @@ def test_a_new_file_begins_with_each_episode(recorder, wait_for):
     assert [len(e.files) for e in found] == [1, 1]
 
 
+def test_an_episode_may_be_announced_by_an_ordinary_publisher_too(recorder, peer, wait_for):
+    """Regression: `ros2 topic pub` and `create_publisher(String, "episode", 10)` were never heard."""
+    client, graph, bag, publishers = recorder
+    ordinary = peer.publisher("episode", String, qos.STATUS)
+    send(publishers | {"ordinary": ordinary}, wait_for, 5)
+    for publisher, name in ((ordinary, "first"), (publishers["episode"], "second")):
+        publisher.publish(String(data=json.dumps({"task_name": name})))
+        send(publishers, wait_for, 5)
+    wait_for(lambda: statistics(client)["messages"].get("/metaworld_sawyer/commands", 0) >= 15, what="the commands")
+    graph.close()
+    with AnyReader([bag]) as reader:
+        told = [json.loads(message.data)["task_name"] for message in read(reader, "episode")]
+    assert told == ["first", "second"], "each once"
+
+
 def test_paused_it_records_nothing(recorder, wait_for):
     client, graph, bag, publishers = recorder
     send(publishers, wait_for, 20)
