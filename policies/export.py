@@ -15,7 +15,7 @@ import torch
 
 from policies.base import Graph
 from policies.model_card import model_card
-from policies.parts import load_parts
+from policies.parts import Parts, load_parts
 from policies.runtime.bundle import (
     CARD_FILE,
     CONTRACT_FILE,
@@ -61,6 +61,21 @@ def export(
     _check_replaceable(output)
     parts = load_parts(checkpoint, sampling, robot)
     shutil.rmtree(work, ignore_errors=True)
+    try:
+        _write(parts, work, output)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    if output.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        output.rename(replaced)
+    work.rename(output)
+    shutil.rmtree(replaced, ignore_errors=True)
+    return output
+
+
+def _write(parts: Parts, work: Path, output: Path) -> None:
+    """Make the directory `work`, all that is to stand in `output`, and see that it runs as on a robot."""
     work.mkdir(parents=True)
     for name, graph in parts.graphs.items():
         write_graph(graph, work / f"{name}.onnx")
@@ -68,16 +83,10 @@ def export(
     (work / ROBOT_FILE).write_text(parts.robot.to_json() + "\n", encoding="utf-8")
     (work / SAMPLER_FILE).write_text(parts.sampler.to_json() + "\n", encoding="utf-8")
     write_manifest(work)
-    Runtime.load(work, backend="onnxruntime")
+    Runtime.load(work)
     card = output / CARD_FILE
     text = card.read_text(encoding="utf-8") if card.is_file() else model_card(parts, output, work)
     (work / CARD_FILE).write_text(text, encoding="utf-8")
-    if output.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        output.rename(replaced)
-    work.rename(output)
-    shutil.rmtree(replaced, ignore_errors=True)
-    return output
 
 
 def _check_replaceable(output: Path) -> None:

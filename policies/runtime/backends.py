@@ -64,7 +64,12 @@ class OnnxRuntimeGraph(GraphRunner):
     """A graph run by ONNX Runtime on the CPU."""
 
     def __init__(self, model: bytes, threads: int, name: str) -> None:
-        import onnxruntime
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError(
+                "the engine onnxruntime is not installed: pip install 'visuomotor[onnxruntime]'"
+            ) from None
         from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         options = onnxruntime.SessionOptions()

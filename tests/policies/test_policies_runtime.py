@@ -204,6 +204,31 @@ def test_export_replaces_nothing_but_bundles(exported, tmp_path, killed):
     assert sorted(p.name for p in run.iterdir()) == ["bag", "bundle", "checkpoint"]
 
 
+def test_a_workstation_without_onnx_runtime_exports(exported, tmp_path, monkeypatch):
+    """`visuomotor[train]` does not install it."""
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    bundle = export(exported["state-ddim"][1], tmp_path / "bundle")
+    Runtime.load(bundle)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'visuomotor\[onnxruntime\]'"):
+        Runtime.load(bundle, backend="onnxruntime")
+
+
+def test_a_failed_export_leaves_what_was_there_and_nothing_else(exported, tmp_path, monkeypatch):
+    _, checkpoint, bundle = exported["state-ddim"]
+    shutil.copytree(bundle, tmp_path / "bundle")
+
+    def break_off(graph, path):
+        path.write_bytes(b"half a")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("policies.export.write_graph", break_off)
+    for name in ("bundle", "new"):
+        with pytest.raises(OSError, match="no space left"):
+            export(checkpoint, tmp_path / name)
+    assert [p.name for p in tmp_path.iterdir()] == ["bundle"]
+    Runtime.load(tmp_path / "bundle")
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_robot_needs_no_torch(backend, exported):
     _, _, bundle = exported["image-ddpm"]
