@@ -40,20 +40,22 @@ times the floor: that of Diffusion Policy, whose denoising step has 165 operator
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from benchmarks.latency_candidates import WARM_UP, Candidate, engines_of, given
-from benchmarks.latency_networks import NETWORKS, SEED, Network, random_observation, write_untrained
+from benchmarks.latency_networks import NETWORKS, SEED, Engine, Network, random_observation, write_untrained
 from benchmarks.latency_tables import rows_of
 from episodes.report import hardware
 from policies.base import Graph
@@ -77,12 +79,14 @@ def bench_latency(
 
     Returns:
         {"rows": [one a policy and engine], "matrix_gflops": the measured rate, ...}: plain data, ready for JSON.
+        An engine that is not installed has no rows; it is said so.
 
     Raises:
         ValueError: no calls, no threads, or a policy that cannot be used; says which and why.
     """
     if calls < 1 or threads < 1:
         raise ValueError(f"{calls} calls on {threads} threads: each must be at least 1")
+    engines = _installed_engines()
     candidates: list[Candidate] = []
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
@@ -93,7 +97,8 @@ def bench_latency(
         for index, network in enumerate(networks):
             checkpoint = folder / f"network{index}"
             write_untrained(network, checkpoint)
-            made = engines_of(network.name, checkpoint, checkpoint / "bundle", network.engines, threads)
+            its = tuple(engine for engine in network.engines if engine in engines)
+            made = engines_of(network.name, checkpoint, checkpoint / "bundle", its, threads)
             candidates += [dataclasses.replace(candidate, every=network.every) for candidate in made]
             progress.update()
         multiply = _matrix_product(folder, threads)
@@ -115,8 +120,16 @@ def bench_latency(
         "matrix_gflops": matrix_gflops,
         "calls": calls,
         "hardware": hardware(),
-        "versions": {engine: version(engine) for engine in ("openvino", "onnxruntime", "torch")},
+        "versions": {engine: version(engine) for engine in engines},
     }
+
+
+def _installed_engines() -> tuple[Engine, ...]:
+    """All but ONNX Runtime are, wherever policies are trained; who lacks that one is told."""
+    if find_spec("onnxruntime") is not None:
+        return get_args(Engine)
+    print("onnxruntime is not installed and is left out: pip install 'visuomotor[onnxruntime]'", file=sys.stderr)
+    return tuple(engine for engine in get_args(Engine) if engine != "onnxruntime")
 
 
 def _matrix_product(folder: Path, threads: int) -> Callable[[], float]:
@@ -137,8 +150,6 @@ def _matrix_product(folder: Path, threads: int) -> Callable[[], float]:
 
 
 if __name__ == "__main__":
-    import sys
-
     from visuomotor import main
 
     sys.argv[1:1] = ["bench", "latency"]

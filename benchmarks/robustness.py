@@ -46,6 +46,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def main() -> None:
     try:
         conditions = chosen(options.regimes)
         groups = load_groups(options.policies, options.threads)
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         _parser().error(str(error))
     report = Report(head(settings, groups), options.json)
     try:
@@ -158,8 +159,8 @@ def tables(
 
 
 def head(settings: Settings, groups: Mapping[str, Group]) -> dict[str, Any]:
-    """What was run, on what, with what."""
-    packages = ("mujoco", "numpy", "torch", "onnxruntime", "visuomotor")
+    """What was run, on what, with what; without ONNX Runtime, which only bundles need, there is no version of it."""
+    packages = [p for p in ("mujoco", "numpy", "torch", "onnxruntime", "visuomotor") if find_spec(p) is not None]
     return {
         "command": shlex.join(["python", "-m", "benchmarks.robustness", *sys.argv[1:]]),
         "hardware": hardware(),

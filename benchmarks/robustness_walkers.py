@@ -44,6 +44,7 @@ def load_walker(path: Path, threads: int = 1) -> Walker:
 
     Raises:
         ValueError: it is neither or damaged, or its observations, actions or gains are not those of the simulation.
+        ModuleNotFoundError: a bundle needs ONNX Runtime, which is not installed.
     """
     if is_bundle(path):
         walker, contract = _load_bundle(path, threads)
@@ -75,6 +76,7 @@ def _load_bundle(path: Path, threads: int) -> tuple[Walker, LocomotionContract]:
     if not isinstance(bundle.sampler, LocomotionSampler) or ACTOR not in bundle.graphs:
         raise ValueError(f"{path} is not the bundle of a walking policy")
     contract = bundle.sampler.locomotion
+    # Another engine rounds otherwise, and robots would fall in other episodes than in those that are kept.
     graph = compile_graph("onnxruntime", bundle.graphs[ACTOR], threads, ACTOR)
 
     def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -83,6 +83,17 @@ def test_every_bundle_of_the_zoo_is_measured_with_all_its_numbers(bundle: str, l
     assert row["mflop"] * 1e6 > row["params"]
 
 
+def test_an_engine_that_is_not_installed_is_left_out_in_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    measured = bench_latency(calls=1, networks=(SMALL,))
+    assert [row["backend"] for row in measured["rows"]] == ["openvino", "torch"]
+    assert set(measured["versions"]) == {"openvino", "torch"}
+    told = [line for line in capsys.readouterr().err.splitlines() if "onnxruntime" in line]
+    assert told == ["onnxruntime is not installed and is left out: pip install 'visuomotor[onnxruntime]'"]
+
+
 def test_only_openvino_tells_its_operators(result: dict[str, Any]) -> None:
     openvino, onnxruntime, torch = result["rows"]
     assert openvino["operators"] > 16 * 10  # a denoising step has dozens

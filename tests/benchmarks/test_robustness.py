@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,6 +235,17 @@ def test_a_bundle_walks_as_its_checkpoint(tmp_path):
     assert first.shape == (5, 12)
     assert np.abs(first).max() > 0.01
     np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_only_bundles_need_onnx_runtime_and_the_lack_of_it_is_told(tmp_path, monkeypatch, capsys):
+    made = checkpoint(tmp_path / "made")
+    bundle = export(made, tmp_path / "bundle")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    groups = robustness.load_groups([str(made)], 1)
+    assert set(robustness.head(settings(), groups)["versions"]) == {"python", "mujoco", "numpy", "torch", "visuomotor"}
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--policies", bundle)
+    assert "pip install 'visuomotor[onnxruntime]'" in capsys.readouterr().err
 
 
 def test_policies_that_cannot_be_compared_are_refused(tmp_path):
