@@ -11,12 +11,13 @@ import yaml
 
 from contracts import PolicyContract, RobotContract
 from contracts.serialization import Contract
+from episodes.files import write_atomic
 from policies.base import Policy
 from policies.config import ChunkConfig
 from policies.registry import policy_type
-from policies.tensors import CheckpointError, load_strictly, read_tensors, write_atomically, write_tensors
+from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
 
-__all__ = ["CheckpointError", "load_strictly", "read_tensors", "write_atomically", "write_tensors"]
+__all__ = ["CheckpointError", "load_strictly", "read_tensors", "write_tensors"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -111,4 +112,4 @@ def load_config(path: Path) -> CheckpointConfig:
 
 def write_config(path: Path, config: CheckpointConfig) -> None:
     """Write `config.json` into the directory `path`."""
-    write_atomically(path / CONFIG_FILE, config.to_json().encode())
+    write_atomic(path / CONFIG_FILE, config.to_json().encode())

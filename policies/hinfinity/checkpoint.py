@@ -13,6 +13,7 @@ from torch import Tensor
 
 from contracts.locomotion import LocomotionContract
 from contracts.serialization import MAX_CONTRACT_BYTES, Contract
+from episodes.files import write_atomic
 from policies.checkpoint import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -20,7 +21,6 @@ from policies.checkpoint import (
     load_strictly,
     read_tensors,
     require_state,
-    write_atomically,
     write_tensors,
 )
 from policies.ema import ExponentialMovingAverage
@@ -146,7 +146,7 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
         changed = _changed(load_config(output), config, done)
         if changed:
             raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
-    write_atomically(output / CONFIG_FILE, config.to_json().encode())
+    write_atomic(output / CONFIG_FILE, config.to_json().encode())
 
 
 def _changed(old: LocomotionCheckpoint, new: LocomotionCheckpoint, iterations: int) -> list[str]:

@@ -86,6 +86,20 @@ def test_truncated_or_missing_file_of_a_checkpoint_is_named(name, checkpoint):
         load_checkpoint(checkpoint)
 
 
+def test_a_disk_that_fails_while_weights_are_written_leaves_the_old_ones_alone(tmp_path, monkeypatch):
+    file = tmp_path / "model.safetensors"
+    write_tensors(file, {"weight": torch.ones(3)}, {"step": "1"})
+
+    def fail(descriptor):
+        raise OSError("input/output error")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="input/output error"):
+        write_tensors(file, {"weight": torch.zeros(3)}, {"step": "2"})
+    assert read_tensors(file)[1] == {"step": "1"}
+    assert list(tmp_path.iterdir()) == [file]
+
+
 FILES = [
     "manifest.json",
     "contract.json",
