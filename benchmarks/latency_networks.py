@@ -15,8 +15,9 @@ from contracts import PolicyContract, load_robot
 from contracts.feature import vector
 from execution.observation import Observation
 from policies.base import make_contract
-from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
+from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config
 from policies.registry import policy_type
+from policies.tensors import write_tensors
 
 Engine = Literal["openvino", "onnxruntime", "torch"]
 

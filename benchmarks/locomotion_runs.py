@@ -23,9 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.commands import CommandFailed, side_by_side, visuomotor
-from policies.checkpoint import WEIGHTS_FILE, read_tensors
+from policies.checkpoint import WEIGHTS_FILE
 from policies.hinfinity.checkpoint import load_config
 from policies.hinfinity.config import HInfinityConfig
+from policies.tensors import read_tensors
 
 METHODS = {
     "hinfinity": "the disturber learns, and the constraint counts",

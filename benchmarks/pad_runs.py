@@ -110,7 +110,8 @@ def training_seconds(checkpoint: Path) -> float:
 
 def is_finished(checkpoint: Path) -> bool:
     """Whether the last stage of a checkpoint was trained to its end."""
-    from policies.checkpoint import CheckpointError, load_config
+    from policies.checkpoint import load_config
+    from policies.tensors import CheckpointError
 
     try:
         wanted = load_config(checkpoint).training["config"]["steps"]

@@ -15,9 +15,7 @@ from episodes.files import write_atomic
 from policies.base import Policy
 from policies.config import ChunkConfig
 from policies.registry import policy_type
-from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
-
-__all__ = ["CheckpointError", "load_strictly", "read_tensors", "write_tensors"]
+from policies.tensors import CheckpointError, load_strictly, read_tensors
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from contracts import PolicyContract, RobotContract
 from policies.base import Graph
-from policies.checkpoint import CheckpointError, load_checkpoint
+from policies.checkpoint import load_checkpoint
 from policies.runtime.bundle import is_bundle
 from policies.runtime.sampler import Sampler
+from policies.tensors import CheckpointError
 
 
 @dataclass(frozen=True)

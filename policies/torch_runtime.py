@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 
 from policies.base import Graph
-from policies.checkpoint import CheckpointError
 from policies.parts import load_parts
 from policies.runtime import Runtime
 from policies.runtime.graphs import Array, GraphRunner, TensorType
+from policies.tensors import CheckpointError
 
 
 class TorchGraph(GraphRunner):

@@ -12,18 +12,11 @@ import torch
 
 from episodes.dataset import Dataset
 from policies.base import make_contract
-from policies.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    CheckpointConfig,
-    CheckpointError,
-    load_config,
-    require_state,
-    write_config,
-)
+from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointConfig, load_config, require_state, write_config
 from policies.config import ChunkConfig, TrainingConfig
 from policies.precision import settled
 from policies.registry import policy_type
+from policies.tensors import CheckpointError
 from policies.trainer import Trainer, TrainingResult, accelerator
 from policies.training_state import STATE_FILE
 from policies.video import VideoMixture, video_windows

@@ -18,8 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from policies.base import Stage
-from policies.checkpoint import WEIGHTS_FILE, write_tensors
+from policies.checkpoint import WEIGHTS_FILE
 from policies.ema import ExponentialMovingAverage
+from policies.tensors import write_tensors
 from policies.training_state import Progress, load_state, save_state, trained_parameters
 from policies.video import VideoMixture
 from policies.windows import Windows, step_generator

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from contracts.serialization import Contract
-from policies.checkpoint import CheckpointError, load_strictly, read_tensors, write_tensors
 from policies.ema import ExponentialMovingAverage
+from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
 
 STATE_FILE = "training_state.safetensors"
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text

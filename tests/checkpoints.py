@@ -6,7 +6,8 @@ from pathlib import Path
 
 from contracts import RobotContract
 from policies.base import Policy
-from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config, write_tensors
+from policies.checkpoint import WEIGHTS_FILE, CheckpointConfig, write_config
+from policies.tensors import write_tensors
 
 
 def write_checkpoint(policy: Policy, robot: RobotContract, path: Path) -> Path:

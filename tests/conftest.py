@@ -31,9 +31,10 @@ def walking_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a Go2, without a training state: a small network that moves its legs a little, whatever it sees."""
     import torch
 
-    from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_tensors
+    from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
     from policies.hinfinity.checkpoint import LocomotionCheckpoint
     from policies.hinfinity.config import HInfinityConfig
+    from policies.tensors import write_tensors
     from sim.legged.figures import GO2
     from sim.legged.task import locomotion_contract
 

@@ -18,7 +18,6 @@ import torch
 import visuomotor
 from contracts import ContractError, RobotContract, check_compatible, differences, load_robot
 from execution.observation import ObservationAssembler
-from policies.checkpoint import CheckpointError, write_tensors
 from policies.export import export
 from policies.hinfinity.checkpoint import STATE_FILE, load_config, load_networks
 from policies.hinfinity.config import HInfinityConfig
@@ -28,6 +27,7 @@ from policies.runtime import BundleError, PolicyOutputError, Runtime
 from policies.runtime.bundle import write_manifest
 from policies.runtime.graphs import GraphRunner
 from policies.runtime.sampler import LocomotionSampler
+from policies.tensors import CheckpointError, write_tensors
 from sim.legged.batch import BatchedQuadruped
 from sim.legged.commands import CommandRanges
 from sim.legged.episode import TaskConfig

@@ -14,21 +14,14 @@ from torch import Tensor
 from contracts.locomotion import LocomotionContract
 from contracts.serialization import MAX_CONTRACT_BYTES, Contract
 from episodes.files import write_atomic
-from policies.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    CheckpointError,
-    load_strictly,
-    read_tensors,
-    require_state,
-    write_tensors,
-)
+from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, require_state
 from policies.ema import ExponentialMovingAverage
 from policies.hinfinity.collector import Collector
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import ForceLimits
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Networks
+from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
 
 STATE_FILE = "training_state.safetensors"
 DISTURBER = "disturber."  # what its weights' names begin with

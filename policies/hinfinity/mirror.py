@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from contracts.reflection import VECTOR, Reflection, joined, unchanged
-from policies.checkpoint import CheckpointError
 from policies.hinfinity.forces import SEEN
 from policies.hinfinity.mlp import MLP
 from policies.hinfinity.networks import Networks
+from policies.tensors import CheckpointError
 
 ROUNDING = 1e-5  # between the two of a pair: after 600 iterations there was 2e-7 of it
 

@@ -18,10 +18,11 @@ from benchmarks.robustness_statistics import differences, group_rows
 from benchmarks.robustness_walkers import Walker, load_walker
 from contracts.locomotion import LocomotionContract
 from episodes.report import wilson_interval
-from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, write_tensors
+from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from policies.export import export
 from policies.hinfinity.checkpoint import LocomotionCheckpoint
 from policies.hinfinity.config import HInfinityConfig
+from policies.tensors import write_tensors
 from sim.legged.batch import BatchedQuadruped
 from sim.legged.episode import TaskConfig
 from sim.legged.figures import GO2

@@ -15,8 +15,9 @@ import torch
 
 from policies.carp.config import CarpConfig
 from policies.carp.tokenizer import Quantizer
-from policies.checkpoint import CheckpointError, is_checkpoint, read_tensors
+from policies.checkpoint import is_checkpoint
 from policies.config import TrainingConfig
+from policies.tensors import CheckpointError, read_tensors
 from policies.train import train_policy
 from policies.trainer import Trainer, TrainingResult
 from policies.training_state import STATE_FILE

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from contracts.reflection import VECTOR, joined, unchanged
-from policies.checkpoint import CheckpointError
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import SEEN
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.networks import Networks
 from policies.hinfinity.slopes import Shared, slope
+from policies.tensors import CheckpointError
 
 CONFIG = HInfinityConfig(
     actor_widths=(16, 8), critic_widths=(12, 8), disturber_widths=(8, 6), estimator_widths=(8, 8), precision="fp32"

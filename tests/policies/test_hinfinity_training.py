@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from contracts.locomotion import LocomotionContract, roll_history
-from policies.checkpoint import CheckpointError
 from policies.hinfinity import guarded, train
 from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import CHANCE, DISTURBER
 from policies.hinfinity.train import Trainer
+from policies.tensors import CheckpointError
 from policies.trainer import TrainingDiverged
 
 PERIOD_S = 0.1

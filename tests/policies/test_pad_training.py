@@ -17,11 +17,12 @@ from contracts import Camera, RobotContract
 from episodes.data import EpisodeData
 from episodes.dataset import DatasetWriter
 from policies.base import make_contract
-from policies.checkpoint import CheckpointError, load_checkpoint, load_config, read_tensors
+from policies.checkpoint import load_checkpoint, load_config
 from policies.config import TrainingConfig
 from policies.pad.config import PadConfig
 from policies.pad.policy import PadPolicy
 from policies.runtime.pad import follow
+from policies.tensors import CheckpointError, read_tensors
 from policies.train import train_policy
 from policies.trainer import Trainer
 from policies.training_state import STATE_FILE

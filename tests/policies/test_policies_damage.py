@@ -11,11 +11,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from policies.checkpoint import CheckpointError, load_checkpoint, read_tensors, write_tensors
+from policies.checkpoint import load_checkpoint
 from policies.export import export
 from policies.loading import load_runtime
 from policies.runtime import BundleError, Runtime
 from policies.runtime.bundle import write_manifest
+from policies.tensors import CheckpointError, read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")

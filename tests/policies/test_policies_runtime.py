@@ -14,11 +14,11 @@ import torch
 
 from contracts import check_compatible
 from execution.observation import Observation
-from policies.checkpoint import CheckpointError
 from policies.export import export
 from policies.loading import load_runtime
 from policies.runtime import BundleError, PolicyOutputError, Runtime
 from policies.runtime.graphs import GraphRunner
+from policies.tensors import CheckpointError
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "state-ddim": ("state", {"inference_steps": 10}),

@@ -19,16 +19,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
 from policies import trainer, training_state
-from policies.checkpoint import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    CheckpointError,
-    load_checkpoint,
-    read_tensors,
-    write_tensors,
-)
+from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from policies.config import TrainingConfig
 from policies.diffusion.policy import DiffusionPolicy
+from policies.tensors import CheckpointError, read_tensors, write_tensors
 from policies.train import train_policy
 from policies.trainer import Trainer, TrainingDiverged
 from policies.training_state import STATE_FILE

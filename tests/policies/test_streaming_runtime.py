@@ -16,7 +16,7 @@ from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
 from execution.observation import Observation
 from policies.base import make_contract
-from policies.checkpoint import CheckpointError, load_checkpoint
+from policies.checkpoint import load_checkpoint
 from policies.config import TrainingConfig
 from policies.export import export
 from policies.runtime import BundleError, PolicyOutputError, Runtime
@@ -24,6 +24,7 @@ from policies.runtime.graphs import Array
 from policies.runtime.sampler import StreamingSampler, sampler_from_json
 from policies.streaming.config import StreamingConfig
 from policies.streaming.policy import StreamingPolicy
+from policies.tensors import CheckpointError
 from policies.torch_runtime import TorchGraph
 from policies.train import train_policy
 from policies.unet import ConditionalUNet1d
