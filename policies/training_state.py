@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from contracts.serialization import Contract
 from policies.ema import ExponentialMovingAverage
-from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
+from policies.tensors import CheckpointError, load_strictly, part, read_tensors, write_tensors
 
 STATE_FILE = "training_state.safetensors"
 PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's running means of the gradient and of its square
+
+P = TypeVar("P", bound=Contract)
 
 
 class Progress(Contract, frozen=True, kw_only=True):
@@ -49,11 +53,11 @@ def load_state(
     """
     file = path / STATE_FILE
     tensors, metadata = read_tensors(file)
-    progress = _progress(metadata, file)
-    load_strictly(policy, _part(tensors, "weights."), f"{file}: weights")
-    average.load(_part(tensors, "average."), str(file))
+    progress = progress_of(Progress, metadata, file)
+    load_strictly(policy, part(tensors, "weights."), f"{file}: weights")
+    average.load(part(tensors, "average."), str(file))
     for moment in MOMENTS:
-        values = _part(tensors, f"{moment}.")
+        values = part(tensors, f"{moment}.")
         for name, parameter in trained_parameters(policy):
             if name not in values or values[name].shape != parameter.shape:
                 raise CheckpointError(f"{file}: has no {moment} for {name} of shape {tuple(parameter.shape)}")
@@ -68,12 +72,9 @@ def trained_parameters(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in policy.named_parameters() if parameter.requires_grad]
 
 
-def _progress(metadata: dict[str, str], file: Path) -> Progress:
+def progress_of(kind: type[P], metadata: Mapping[str, str], file: Path) -> P:
+    """What the metadata of a state file says. Raises CheckpointError."""
     try:
-        return Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
+        return kind.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
     except ValueError as error:
         raise CheckpointError(str(error)) from None
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

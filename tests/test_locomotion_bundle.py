@@ -19,7 +19,7 @@ import visuomotor
 from contracts import ContractError, RobotContract, check_compatible, differences, load_robot
 from execution.observation import ObservationAssembler
 from policies.export import export
-from policies.hinfinity.checkpoint import STATE_FILE, load_config, load_networks
+from policies.hinfinity.checkpoint import load_config, load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.export import training_command
 from policies.loading import load_runtime
@@ -28,6 +28,7 @@ from policies.runtime.bundle import write_manifest
 from policies.runtime.graphs import GraphRunner
 from policies.runtime.sampler import LocomotionSampler
 from policies.tensors import CheckpointError, write_tensors
+from policies.training_state import STATE_FILE
 from sim.legged.batch import BatchedQuadruped
 from sim.legged.commands import CommandRanges
 from sim.legged.episode import TaskConfig

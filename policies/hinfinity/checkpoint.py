@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,10 @@ from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import ForceLimits
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.networks import Networks
-from policies.tensors import CheckpointError, load_strictly, read_tensors, write_tensors
+from policies.tensors import CheckpointError, load_strictly, part, read_tensors, write_tensors
+from policies.training_state import PROGRESS, STATE_FILE, progress_of
 
-STATE_FILE = "training_state.safetensors"
 DISTURBER = "disturber."  # what its weights' names begin with
-PROGRESS = "progress"  # in the file's metadata, which safetensors keeps as text
 MAY_CHANGE = {"iterations", "checkpoint_every_s", "threads", "device"}  # between two parts of one run
 WHEN_AIMED = {  # what counts only once a disturber is at work
     "chance_first", "turns", "share_random", "eta", "lambda_start", "lambda_rate", "lambda_max",
@@ -135,7 +134,7 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
         if not resume:
             raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
         _, metadata = read_tensors(output / STATE_FILE)
-        done = _progress(output / STATE_FILE, metadata).iteration
+        done = progress_of(Progress, metadata, output / STATE_FILE).iteration
         changed = _changed(load_config(output), config, done)
         if changed:
             raise CheckpointError(f"{output / CONFIG_FILE}: this run was started with other {', '.join(changed)}")
@@ -193,18 +192,18 @@ class TrainingState:
         """Put what was saved back. Raises CheckpointError."""
         file, learner = output / STATE_FILE, self.learner
         tensors, metadata = read_tensors(file)
-        progress = _progress(file, metadata)
+        progress = progress_of(Progress, metadata, file)
         try:
-            weights = _part(tensors, "weights.")
+            weights = part(tensors, "weights.")
             if progress.iteration <= learner.config.aimed_from:  # a disturber has not learned, and may be another's
                 own = learner.networks.state_dict()
                 weights = {name: value for name, value in weights.items() if not name.startswith(DISTURBER)}
                 weights |= {name: value for name, value in own.items() if name.startswith(DISTURBER)}
             load_strictly(learner.networks, weights, f"{file}: weights")
-            self.average.load(_part(tensors, "average."), str(file))
-            _load_moments(learner, _part(tensors, "optimizer."))
+            self.average.load(part(tensors, "average."), str(file))
+            _load_moments(learner, part(tensors, "optimizer."))
             for number, collector in enumerate(self.collectors):
-                collector.restore(_part(tensors, f"group.{number}."))
+                collector.restore(part(tensors, f"group.{number}."))
             self.limits.share.copy_(tensors["force_share"])
             self.generator.set_state(tensors["generator"])
         except (KeyError, ValueError, RuntimeError) as error:
@@ -215,14 +214,6 @@ class TrainingState:
         if progress.iteration > learner.config.aimed_from:
             learner.dual.value = progress.dual
         return progress
-
-
-def _progress(file: Path, metadata: Mapping[str, str]) -> Progress:
-    """Of a state, from its metadata. Raises CheckpointError."""
-    try:
-        return Progress.from_json(metadata.get(PROGRESS, ""), source=f"{file}: {PROGRESS}")
-    except ValueError as error:
-        raise CheckpointError(f"{file}: does not belong to this run ({error})") from None
 
 
 def _optimized(learner: Learner) -> list[tuple[str, torch.nn.Parameter, torch.optim.Optimizer]]:
@@ -242,7 +233,3 @@ def _load_moments(learner: Learner, tensors: dict[str, Tensor]) -> None:
         if keys:  # what has not been trained yet has none
             moments = {key: tensors[f"{key}.{name}"].to(parameter.device, copy=True) for key in keys}
             optimizer.state[parameter] = moments
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

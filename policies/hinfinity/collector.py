@@ -16,6 +16,7 @@ from policies.hinfinity.forces import NOBODY, Forces
 from policies.hinfinity.learner import autocast
 from policies.hinfinity.networks import Networks
 from policies.hinfinity.rollout import Rollout
+from policies.tensors import part
 
 OF_FORCES = ("force", "raw", "remaining", "pause")  # what changes in `Forces`
 
@@ -90,8 +91,7 @@ class Collector:
         """Back to a snapshot. Raises KeyError, ValueError or RuntimeError if it does not fit."""
         for name in OF_FORCES:
             getattr(self.forces, name).copy_(tensors[f"forces.{name}"])
-        place = "environment."
-        self.environment.restore({n.removeprefix(place): t.numpy() for n, t in tensors.items() if n.startswith(place)})
+        self.environment.restore({name: value.numpy() for name, value in part(tensors, "environment.").items()})
         self._generator.set_state(tensors["generator"])
 
     def _push(self, rollout: Rollout, step: int, seen: Tensor, limit: Tensor, networks: Networks) -> np.ndarray:

@@ -22,13 +22,14 @@ from contracts import (
 from contracts.locomotion import LocomotionContract
 from contracts.robot import VELOCITY
 from policies.base import Graph
-from policies.hinfinity.checkpoint import STATE_FILE, LocomotionCheckpoint, load_networks
+from policies.hinfinity.checkpoint import LocomotionCheckpoint, load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.networks import Actor
 from policies.parts import Parts, listed
 from policies.runtime.locomotion import ACTOR, STATE
 from policies.runtime.sampler import LocomotionSampler
 from policies.tensors import CheckpointError, read_tensors
+from policies.training_state import STATE_FILE
 
 FAMILY = "hinfinity"
 OBSERVATION_SET = "proprioception"
