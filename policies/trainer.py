@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -20,16 +19,13 @@ from tqdm import tqdm
 from policies.base import Stage
 from policies.checkpoint import WEIGHTS_FILE
 from policies.ema import ExponentialMovingAverage
+from policies.stopping import TrainingDiverged, stop_signals
 from policies.tensors import write_tensors
 from policies.training_state import Progress, load_state, save_state, trained_parameters
 from policies.video import VideoMixture
 from policies.windows import Windows, step_generator
 
 LOG_EVERY = 20  # steps
-
-
-class TrainingDiverged(ValueError):
-    """The loss or its gradient is no longer a finite number."""
 
 
 @dataclass(frozen=True)
@@ -181,25 +177,3 @@ class Trainer:
 def accelerator() -> Accelerator:
     """This process's devices and its part in a distributed run; of one process, all are the same."""
     return Accelerator(mixed_precision="no")  # autocast is ours: Accelerate fixes it for a whole process
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal does what it always does."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
-        return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, _frame: Any) -> None:
-        stop.set()
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in previous:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

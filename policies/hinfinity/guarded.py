@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from policies.hinfinity.mirror import Mirror
 from policies.hinfinity.slopes import Slope, slope
-from policies.trainer import TrainingDiverged
+from policies.stopping import TrainingDiverged
 
 MOST_BAD = 50  # updates one after another: then training has diverged
 

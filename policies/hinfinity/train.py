@@ -38,7 +38,7 @@ from policies.hinfinity.rollout import Rollout
 from policies.hinfinity.workers import Workers, single_threaded
 from policies.memory import keep_freed_memory
 from policies.precision import settled
-from policies.trainer import stop_signals
+from policies.stopping import stop_signals
 from policies.training_state import STATE_FILE
 
 EMA_POWER = 0.75  # the first mean is of a few iterations, later ones of as many as `ema_decay` says

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import cast
 
@@ -87,3 +89,13 @@ def test_a_seed_is_an_attack():
         weights.append(torch.cat([p.detach().flatten() for p in found.disturber.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_walking_does_not_wait_for_what_only_imitation_needs():
+    code = """
+import sys
+import policies.hinfinity.attack, policies.hinfinity.train
+print([m for m in ("accelerate", "diffusers") if m in sys.modules])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

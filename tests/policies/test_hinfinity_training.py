@@ -17,8 +17,8 @@ from policies.hinfinity.checkpoint import load_networks
 from policies.hinfinity.config import HInfinityConfig
 from policies.hinfinity.forces import CHANCE, DISTURBER
 from policies.hinfinity.train import Trainer
+from policies.stopping import TrainingDiverged
 from policies.tensors import CheckpointError
-from policies.trainer import TrainingDiverged
 
 PERIOD_S = 0.1
 TINY = {

@@ -22,9 +22,10 @@ from policies import trainer, training_state
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from policies.config import TrainingConfig
 from policies.diffusion.policy import DiffusionPolicy
+from policies.stopping import TrainingDiverged
 from policies.tensors import CheckpointError, read_tensors, write_tensors
 from policies.train import train_policy
-from policies.trainer import Trainer, TrainingDiverged
+from policies.trainer import Trainer
 from policies.training_state import STATE_FILE
 
 
