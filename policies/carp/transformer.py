@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from policies.adaln import modulated
 from policies.carp.config import CarpConfig
 
 KeysValues = tuple[Tensor, Tensor]  # of one block [B, heads, L, W / heads]
 INITIAL_ATTENTION_SCALE = 4.0  # of the product of unit vectors, as in VAR (arXiv 2404.02905)
 INITIAL_GATE = 0.1  # a block begins close to the identity, yet learns at once
+EPSILON = 1e-5  # of the layer norms
 TINY = 1e-24  # under the square root of a length
 MODULATIONS = 3  # scale, shift and gate
 
@@ -49,7 +51,7 @@ class Block(nn.Module):
             [B, L, W], and keys and values of the tokens before and of x.
         """
         scale, shift, gate = modulation.unbind(1)
-        expanded = self.expand(modulated(x, scale, shift))
+        expanded = self.expand(modulated(x, scale=scale, shift=shift, epsilon=EPSILON))
         qkv, hidden = expanded.split((3 * self.width, self.hidden), dim=-1)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         q, k = unit(q) * self.log_scale.exp(), unit(k)
@@ -109,7 +111,7 @@ class NextScaleTransformer(nn.Module):
     def logits(self, x: Tensor, final: Tensor) -> Tensor:
         """[B, L, W] to [B, L, codes]."""
         scale, shift = final.unbind(1)
-        return self.head(modulated(x, scale, shift))
+        return self.head(modulated(x, scale=scale, shift=shift, epsilon=EPSILON))
 
     def forward(self, condition: Tensor, coarser: list[Tensor]) -> Tensor:
         """Logits of all scales at once (teacher forcing) [B, L, codes].
@@ -151,8 +153,3 @@ class NextScaleTransformer(nn.Module):
 def unit(x: Tensor) -> Tensor:
     """x over its length along the last axis; cheaper to differentiate than torch's `normalize`."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + TINY)
-
-
-def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """AdaLN: normalised over the last axis, then scaled by 1 + `scale` and shifted."""
-    return functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift

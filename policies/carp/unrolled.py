@@ -22,8 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from policies.adaln import modulated
 from policies.carp.tokenizer import Decoder, ResidualBlock
-from policies.carp.transformer import TINY, Block
+from policies.carp.transformer import EPSILON, TINY, Block
 
 if TYPE_CHECKING:
     from policies.carp.policy import CarpPolicy
@@ -72,7 +73,7 @@ class UnrolledCarp(nn.Module):
             x = given + place
             for number, block in enumerate(self.blocks):
                 x, cache[number] = block(x, scales[number], shifts[number], gates[number], cache[number])
-            x = functional.layer_norm(x, x.shape[-1:]) * (1 + final[0]) + final[1]
+            x = modulated(x, scale=final[0], shift=final[1], epsilon=EPSILON)
             logits = self.transformer.head(x).unflatten(0, (self.dims, -1))
             added = self.contributions[index](self._likeliest(logits).flatten(1).unsqueeze(1))
             added = added + 0 * logits.sum()  # a NaN has no likeliest code, and must not come out as an action
@@ -105,7 +106,7 @@ class UnrolledBlock(nn.Module):
         self, x: Tensor, scale: Tensor, shift: Tensor, gate: Tensor, before: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """x [L, W]; scale (its 1 included), shift, gate [1, W]; keys and values of tokens [2, heads, L, W / heads]."""
-        seen = functional.layer_norm(x, (self.width,)) * scale + shift
+        seen = functional.layer_norm(x, (self.width,), eps=EPSILON) * scale + shift
         qkv, hidden = self.expand(seen).split((3 * self.width, self.expand.out_features - 3 * self.width), dim=1)
         qkv = qkv.unflatten(1, (3, self.heads, -1))
         length = torch.linalg.vector_norm(qkv, dim=-1, keepdim=True)

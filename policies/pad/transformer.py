@@ -18,6 +18,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
+from policies.adaln import modulated
+
 FREQUENCIES = 256  # of the timestep's sinusoidal embedding, as in DiT
 MLP_RATIO = 4
 EPSILON = 1e-6  # of the layer norms, as in DiT
@@ -85,11 +87,12 @@ class Block(nn.Module):
         shared = hasattr(self, "offset")
         told = condition + self.offset if shared else self.modulation(functional.silu(condition))
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = told.unsqueeze(1).chunk(MODULATIONS, dim=-1)
-        qkv = self.qkv(modulated(x, shift, scale)).unflatten(-1, (3, self.heads, -1))
+        qkv = self.qkv(modulated(x, scale=scale, shift=shift, epsilon=EPSILON)).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         attended = functional.scaled_dot_product_attention(q, k, v, mask)
         x = x + gate * self.project(attended.transpose(1, 2).flatten(2))
-        hidden = functional.gelu(self.expand(modulated(x, shift_mlp, scale_mlp)), approximate="tanh")
+        seen = modulated(x, scale=scale_mlp, shift=shift_mlp, epsilon=EPSILON)
+        hidden = functional.gelu(self.expand(seen), approximate="tanh")
         return x + gate_mlp * self.contract(hidden)
 
 
@@ -186,7 +189,8 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         for block in self.blocks:
             x = block(x, told, self.mask)
         shift, scale = last.unsqueeze(1).chunk(2, dim=-1)
-        parts = modulated(x[:, self.present :], shift, scale).split([m.tokens for m in self.modalities], dim=1)
+        x = modulated(x[:, self.present :], scale=scale, shift=shift, epsilon=EPSILON)
+        parts = x.split([m.tokens for m in self.modalities], dim=1)
         return {
             m.name: _frames(self.head[m.name](part), m)
             for m, part in zip(self.modalities, parts, strict=True)
@@ -209,11 +213,6 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         for module in silent:
             assert isinstance(module, nn.Linear)
             nn.init.zeros_(module.weight)
-
-
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """AdaLN: normalised over the last axis, scaled by 1 + `scale` and shifted."""
-    return functional.layer_norm(x, x.shape[-1:], eps=EPSILON) * (1 + scale) + shift
 
 
 def _places(m: Modality, width: int) -> Tensor:
