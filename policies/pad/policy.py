@@ -57,7 +57,7 @@ class PadPolicy(Policy):
         self.transformer = PadTransformer(
             *config.transformer_size,
             config.text_dim,
-            tuple(map(tuple, self.modalities)),
+            self.modalities,
             config.shared_modulation,
             config.present_apart,
         )

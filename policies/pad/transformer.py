@@ -9,6 +9,7 @@ Axes: B batch, F frames (of the past, clean, or of the future, noisy), L tokens,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,7 +101,7 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
     """Predicts the noise in all modalities together, from the timestep and the instruction.
 
     Attributes:
-        modalities: in the order of their tokens, each as a tuple of the fields of `Modality`.
+        modalities: in the order of their tokens.
         shared_modulation: whether all blocks share one (see `Block`).
         apart: the present of the pictures stands in tokens of its own too, the first ones. All see them; of the others,
             pictures are seen by pictures alone. So what acts does not look through noise, but gets no imagination.
@@ -115,13 +116,13 @@ class PadTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffuser
         width: int,
         heads: int,
         text_dim: int,
-        modalities: tuple[tuple[str | int, ...], ...],
+        modalities: Sequence[Modality],
         shared_modulation: bool = False,
         apart: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
-        self.modalities = tuple(Modality(*modality) for modality in modalities)  # type: ignore[arg-type]
+        self.modalities = tuple(Modality(*modality) for modality in modalities)  # plain lists in diffusers' JSON
         self.frequencies = Timesteps(FREQUENCIES, flip_sin_to_cos=True, downscale_freq_shift=1)
         self.timestep = TimestepEmbedding(FREQUENCIES, width)
         self.text = nn.Linear(text_dim, width)

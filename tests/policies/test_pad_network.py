@@ -30,7 +30,7 @@ def make(
 ) -> PadTransformer:
     """Every weight is drawn, or adaLN-Zero would hide what depends on what."""
     torch.manual_seed(0)
-    network = PadTransformer(layers, width, 2, 8, tuple(map(tuple, modalities)), shared, apart).eval()
+    network = PadTransformer(layers, width, 2, 8, modalities, shared, apart).eval()
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(0.2 * torch.randn_like(weight))
@@ -52,7 +52,8 @@ def inputs(*modalities: Modality, count: int = 2):
 @pytest.mark.parametrize(("size", "millions"), PAPER.items())
 def test_sizes_have_as_many_parameters_as_the_paper_says(size, millions):
     with torch.device("meta"):
-        network = PadTransformer(*SIZES[size], 512, (("pictures", 4, 32, 32, 2, 1, 3), ("poses", 4, 1, 1, 1, 1, 3)))
+        modalities = (Modality("pictures", 4, 32, 32, 2, 1, 3), Modality("poses", 4, 1, 1, 1, 1, 3))
+        network = PadTransformer(*SIZES[size], 512, modalities)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
@@ -63,9 +64,8 @@ def test_nano_has_at_most_64_tokens():
 
 
 def test_nano_shares_its_modulation_which_saves_a_third():
-    parts = (tuple(PICTURES), tuple(POSES))
     alone, shared = (
-        sum(p.numel() for p in PadTransformer(*SIZES["nano"], 8, parts, share).blocks.parameters())
+        sum(p.numel() for p in PadTransformer(*SIZES["nano"], 8, (PICTURES, POSES), share).blocks.parameters())
         for share in (False, True)
     )
     assert shared == pytest.approx(alone * 2 / 3, rel=0.01)
@@ -105,7 +105,7 @@ def test_patches_hold_a_square_of_every_frame_and_go_back():
 
 
 def test_a_new_network_predicts_nothing_and_its_blocks_are_the_identity():
-    network = PadTransformer(2, 32, 2, 8, (tuple(PICTURES), tuple(POSES)))
+    network = PadTransformer(2, 32, 2, 8, (PICTURES, POSES))
     outputs = network(*inputs(PICTURES, POSES))
     assert all((value == 0).all() for value in outputs.values())
     x = torch.randn(2, 25, 32)
