@@ -82,17 +82,12 @@ class Level(nn.Module):
 
 
 class ConditionalUNet1d(nn.Module):
-    """Predicts the noise in a chunk of actions.
-
-    Attributes:
-        horizon_multiple: the chunk's length must be a multiple of this: each level but the last halves it.
-    """
+    """Predicts the noise in a chunk of actions, whose length each level but the last must be able to halve."""
 
     def __init__(
         self, action_dim: int, condition_dim: int, widths: tuple[int, ...], kernel_size: int, timestep_dim: int
     ) -> None:
         super().__init__()
-        self.horizon_multiple = 2 ** (len(widths) - 1)
         self.timestep = TimestepEmbedding(timestep_dim)
         pairs = list(zip((action_dim, *widths[:-1]), widths, strict=True))
         self.down = nn.ModuleList(Level(i, o, kernel_size) for i, o in pairs)

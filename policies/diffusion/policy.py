@@ -8,7 +8,7 @@ from torch import Tensor
 from contracts import PolicyContract
 from policies.base import Batch, Graph, Policy, example_observations
 from policies.diffusion.config import DiffusionConfig
-from policies.diffusion.schedule import diffusion_sampler, inference_scheduler, training_scheduler
+from policies.diffusion.schedule import diffusion_sampler, training_scheduler
 from policies.encoders import ObservationEncoder
 from policies.normalization import Decoder, MinMaxNormalizer
 from policies.runtime.sampler import DiffusionSampler
@@ -48,23 +48,6 @@ class DiffusionPolicy(Policy):
         noisy = self.noise_schedule.add_noise(clean, noise, timesteps)  # type: ignore[arg-type]  # int64 works
         error = (self.unet(noisy, timesteps, condition).float() - noise).square().mean()
         return error, {}
-
-    @torch.no_grad()
-    def sample(self, observations: Batch, generator: torch.Generator) -> Tensor:
-        """Actions [batch, horizon, action_dim] in the contract's units, through diffusers' own scheduler.
-
-        Args:
-            observations: key -> [batch, history, ...].
-            generator: of the noise: the chunk to start from, then for `ddpm` the noise of each step but the last.
-        """
-        scheduler = inference_scheduler(self.config)
-        condition = self.encoder(*(observations[key] for key in self.encoder.keys))
-        shape = (len(condition), self.contract.horizon, self.contract.action.shape[0])
-        sample = torch.randn(shape, generator=generator, device=generator.device).to(condition.device)
-        for timestep in scheduler.timesteps:
-            epsilon = self.unet(sample, timestep.expand(len(sample)).to(sample.device), condition)
-            sample = scheduler.step(epsilon, timestep, sample, generator=generator, return_dict=False)[0]
-        return self.actions.inverse(sample)
 
     def graphs(self) -> dict[str, Graph]:
         """`encoder`, `denoiser` and `decoder`, as `DiffusionSampler` describes them."""
