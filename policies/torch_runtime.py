@@ -54,7 +54,7 @@ def torch_runtime(
     parts = load_parts(checkpoint, sampling)
     try:
         runners = {name: TorchGraph(graph, device) for name, graph in parts.graphs.items()}
-        return Runtime(parts.contract, parts.robot, parts.sampler, runners)
+        return Runtime(parts.contract, parts.sampler, runners)
     except ValueError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
 

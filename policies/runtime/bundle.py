@@ -54,7 +54,7 @@ class Bundle:
     Attributes:
         path: its directory.
         contract: what the policy sees and gives.
-        robot: contract of the robot whose data it learned from.
+        robot: contract of the robot that it is for.
         sampler: how its graphs become actions.
         graphs: name -> the bytes of an ONNX file.
     """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from contracts import PolicyContract, RobotContract
+from contracts import PolicyContract
 from execution.observation import Observation
 from policies.runtime.backends import Backend, compile_graph
 from policies.runtime.bundle import read_bundle
@@ -42,15 +42,12 @@ class Runtime:
 
     Attributes:
         contract: what the policy sees and gives.
-        robot: contract of the robot whose data it learned from.
         sampler: how the graphs become actions.
         graphs: the functions themselves, by name, for those who want no session. A walking policy's takes many robots
             at once: `runtime.graphs["actor"]({"observation": seen})[0]` are actions [N, J] for `seen`, float32 [N, O].
     """
 
-    def __init__(
-        self, contract: PolicyContract, robot: RobotContract, sampler: Sampler, runners: Mapping[str, GraphRunner]
-    ) -> None:
+    def __init__(self, contract: PolicyContract, sampler: Sampler, runners: Mapping[str, GraphRunner]) -> None:
         """Take graphs that are ready to run, and check them with one inference (which also warms them up).
 
         Raises:
@@ -58,7 +55,6 @@ class Runtime:
             PolicyOutputError: the actions for an observation of zeros are not finite.
         """
         self.contract = contract
-        self.robot = robot
         self.sampler = sampler
         self.graphs = runners
         SESSIONS[type(sampler)].check_graphs(contract, sampler, runners)
@@ -81,7 +77,7 @@ class Runtime:
             raise BundleError(f"{files.path}: lacks {', '.join(missing)}")
         runners = {name: compile_graph(backend, files.graphs[name], threads, name) for name in graphs}
         try:
-            return cls(files.contract, files.robot, files.sampler, runners)
+            return cls(files.contract, files.sampler, runners)
         except ValueError as error:
             raise BundleError(f"{files.path}: {error}") from None
 

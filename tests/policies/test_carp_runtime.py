@@ -46,9 +46,9 @@ def drawing(make_carp, robot, tmp_path_factory) -> tuple[CarpPolicy, Path]:
     return policy, export(write_checkpoint(policy, robot, root), root / "bundle")
 
 
-def torch_runtime_of(policy: CarpPolicy, robot) -> Runtime:
+def torch_runtime_of(policy: CarpPolicy) -> Runtime:
     runners = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
-    return Runtime(policy.contract, robot, policy.sampler(), runners)
+    return Runtime(policy.contract, policy.sampler(), runners)
 
 
 def state_at(moment: float, stamp_ns: int = 0) -> Observation:
@@ -114,9 +114,9 @@ def test_bundle_continues_as_torch_does(prefix, backend, bundle, carp_trained):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_bundle_draws_as_torch_does_from_pictures(backend, drawing, robot, make_observation):
+def test_bundle_draws_as_torch_does_from_pictures(backend, drawing, make_observation):
     policy, path = drawing
-    runtimes = (load_runtime(path, backend), torch_runtime_of(policy, robot))
+    runtimes = (load_runtime(path, backend), torch_runtime_of(policy))
     sessions = [runtime.start(seed=7, prefix=4) for runtime in runtimes]
     noise = np.random.default_rng(7)
     before = np.zeros((16, 4))
@@ -173,17 +173,17 @@ def test_of_two_codes_that_are_equally_likely_one_is_taken(make_carp, make_obser
 
 @pytest.mark.parametrize("top_k", [1, 4])
 @pytest.mark.parametrize("prefix", [0, 4])
-def test_a_nan_within_does_not_come_out_as_an_action(top_k, prefix, make_carp, robot, make_observation):
+def test_a_nan_within_does_not_come_out_as_an_action(top_k, prefix, make_carp, make_observation):
     """Codes are finite, whatever they were chosen by."""
     policy = make_carp(top_k=top_k)
-    runtime = torch_runtime_of(policy, robot)
+    runtime = torch_runtime_of(policy)
     session = runtime.start(0, prefix=prefix)
     session.act(make_observation(policy.contract))
     with torch.no_grad():
         policy.transformer.head.bias[0] = math.nan
     broken = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
     with pytest.raises(ValueError, match="not finite"):
-        Runtime(policy.contract, robot, policy.sampler(), broken)  # looks at what comes of zeros
+        Runtime(policy.contract, policy.sampler(), broken)  # looks at what comes of zeros
     session.runners = broken
     with pytest.raises(PolicyOutputError, match="not finite"):
         session.act(make_observation(policy.contract))
@@ -207,16 +207,16 @@ def test_bundle_says_how_it_is_run(bundle, carp_trained):
     assert f"| task | {OPEN}, {CLOSE} |" in card
 
 
-def test_graphs_that_do_not_fit_the_sampler_are_refused(make_carp, robot):
+def test_graphs_that_do_not_fit_the_sampler_are_refused(make_carp):
     """Noise in the sampler's description, but none in the graph."""
     policy = make_carp()
     runners = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
     random = msgspec.structs.replace(policy.sampler(), random=True)
     with pytest.raises(ValueError, match=r"policy.onnx: takes .*; must take noise float32\[1, 40, 32\]"):
-        Runtime(policy.contract, robot, random, runners)
+        Runtime(policy.contract, random, runners)
     swapped = {"policy": runners["policy"], "continuation": runners["policy"]}
     with pytest.raises(ValueError, match="continuation.onnx: takes .*; must take committed"):
-        Runtime(policy.contract, robot, policy.sampler(), swapped)
+        Runtime(policy.contract, policy.sampler(), swapped)
 
 
 def test_a_bundle_without_its_continuation_is_refused(bundle, tmp_path):
@@ -328,26 +328,26 @@ def chunks_of(session: Session, policy: CarpPolicy, make_observation) -> np.ndar
     return np.stack([session.act(make_observation(policy.contract)).actions for _ in range(3)])
 
 
-def test_the_most_likely_tokens_need_no_seed(make_carp, robot, make_observation):
+def test_the_most_likely_tokens_need_no_seed(make_carp, make_observation):
     policy = make_carp(top_k=1)
-    runtime = torch_runtime_of(policy, robot)
+    runtime = torch_runtime_of(policy)
     one, other = (chunks_of(runtime.start(seed), policy, make_observation) for seed in (0, 1))
     assert np.array_equal(one, other)
     assert np.array_equal(one[0], one[2])
 
 
-def test_drawn_tokens_follow_the_seed(make_carp, robot, make_observation):
+def test_drawn_tokens_follow_the_seed(make_carp, make_observation):
     policy = make_carp(top_k=4)
-    runtime = torch_runtime_of(policy, robot)
+    runtime = torch_runtime_of(policy)
     one, same, other = (chunks_of(runtime.start(seed), policy, make_observation) for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one[0], other[0])
     assert not np.array_equal(one[0], one[1])  # fresh noise for each chunk
 
 
-def test_sessions_do_not_share_their_randomness(make_carp, robot, make_observation):
+def test_sessions_do_not_share_their_randomness(make_carp, make_observation):
     policy = make_carp(top_k=4)
-    runtime = torch_runtime_of(policy, robot)
+    runtime = torch_runtime_of(policy)
     observation = make_observation(policy.contract)
     first, second = runtime.start(1), runtime.start(1)
     turns = [(first.act(observation).actions, second.act(observation).actions) for _ in range(2)]

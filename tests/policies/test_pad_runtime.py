@@ -82,9 +82,9 @@ def exported(small, tmp_path_factory) -> dict[str, tuple[PadPolicy, Path, Path]]
     return made
 
 
-def in_torch(policy: PadPolicy, robot: RobotContract) -> Runtime:
+def in_torch(policy: PadPolicy) -> Runtime:
     runners: dict[str, GraphRunner] = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
-    return Runtime(policy.contract, robot, policy.sampler(), runners)
+    return Runtime(policy.contract, policy.sampler(), runners)
 
 
 class RecordedNoise:
@@ -214,7 +214,7 @@ def test_a_checkpoint_runs_behind_the_same_interface(variant, exported, make_obs
 
 def test_sessions_are_reproducible_and_independent(small, make_observation):
     policy = make_policy(small)
-    runtime = in_torch(policy, small)
+    runtime = in_torch(policy)
     observation, other = make_observation(policy.contract), make_observation(policy.contract, seed=1)
     first, second = runtime.start(1, "open the drawer"), runtime.start(1, "open the drawer")
     assert isinstance(first, PadSession)
@@ -241,7 +241,7 @@ def test_sessions_are_reproducible_and_independent(small, make_observation):
 
 def test_poses_stay_in_the_range_of_the_data_and_commands_in_the_contracts(small, make_observation):
     policy = make_policy(small, poses="absolute")
-    session = in_torch(policy, small).start(0, "open the drawer")
+    session = in_torch(policy).start(0, "open the drawer")
     assert isinstance(session, PadSession)
     for seed in range(3):
         actions = session.act(make_observation(policy.contract, seed)).actions
@@ -315,7 +315,7 @@ def test_a_sampler_that_does_not_fit_the_graphs_is_refused(small, changes, messa
     policy = make_policy(small)
     runners: dict[str, GraphRunner] = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
     with pytest.raises(ValueError, match=message):
-        Runtime(policy.contract, small, sampler(small, **changes), runners)
+        Runtime(policy.contract, sampler(small, **changes), runners)
 
 
 def test_numbers_that_mean_nothing_are_refused(small):

@@ -17,6 +17,7 @@ from execution.observation import Observation
 from policies.export import export
 from policies.loading import load_runtime
 from policies.runtime import BundleError, PolicyOutputError, Runtime
+from policies.runtime.bundle import read_bundle
 from policies.runtime.graphs import GraphRunner
 from policies.tensors import CheckpointError
 from tests.policies.diffusion_reference import sampled
@@ -98,10 +99,10 @@ def test_actions_never_leave_the_range_of_the_data(exported, make_observation, d
 
 def test_bundle_carries_the_contracts(exported, robot):
     policy, _, bundle = exported["state-ddim"]
-    runtime = Runtime.load(bundle)
-    assert runtime.contract == policy.contract
-    assert runtime.robot == robot
-    check_compatible(runtime.contract, robot)
+    files = read_bundle(bundle)
+    assert Runtime.load(bundle).contract == files.contract == policy.contract
+    assert files.robot == robot
+    check_compatible(files.contract, robot)
 
 
 def changed(observation: Observation, key: str, value) -> Observation:

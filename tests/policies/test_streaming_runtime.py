@@ -54,9 +54,9 @@ def make_policy(datasets: dict[str, Path], robot, observation_set: str = "state"
     return policy
 
 
-def in_torch(policy: StreamingPolicy, robot) -> Runtime:
+def in_torch(policy: StreamingPolicy) -> Runtime:
     runners = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
-    return Runtime(policy.contract, robot, policy.sampler(), runners)
+    return Runtime(policy.contract, policy.sampler(), runners)
 
 
 class SlowStream:
@@ -157,7 +157,7 @@ class SlowStream:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_roll_of_the_whole_buffer_equals_a_slow_one(variant, datasets, robot, make_observation):
     policy = make_policy(datasets, robot, **VARIANTS[variant])
-    session, slow = in_torch(policy, robot).start(5), SlowStream(policy, 5)
+    session, slow = in_torch(policy).start(5), SlowStream(policy, 5)
     stamp, elapsed = 0, 0
     late = [0, 0, 1, 0, 3, policy.config.horizon, 0]  # periods beyond what was expected
     for number, more in enumerate([0] * policy.config.horizon + late):
@@ -180,9 +180,9 @@ def test_episodes_one_after_the_other_equal_fresh_ones_bit_for_bit(datasets, rob
         chunks = [session.act(make_observation(policy.contract, seed + i, i * PERIOD_NS)).actions for i in range(12)]
         return np.stack(chunks)
 
-    one_runtime = in_torch(policy, robot)
+    one_runtime = in_torch(policy)
     together = [episode(one_runtime, seed) for seed in (1, 2)]
-    apart = [episode(in_torch(policy, robot), seed) for seed in (1, 2)]
+    apart = [episode(in_torch(policy), seed) for seed in (1, 2)]
     for found, fresh in zip(together, apart, strict=True):
         assert np.array_equal(found, fresh)
     assert not np.array_equal(together[0], together[1])
@@ -190,7 +190,7 @@ def test_episodes_one_after_the_other_equal_fresh_ones_bit_for_bit(datasets, rob
 
 def test_two_sessions_at_once_do_not_share_a_buffer(datasets, robot, make_observation):
     policy = make_policy(datasets, robot)
-    runtime = in_torch(policy, robot)
+    runtime = in_torch(policy)
     one, other, alone = runtime.start(1), runtime.start(2), runtime.start(1)
     for i in range(10):
         seen = make_observation(policy.contract, i, i * PERIOD_NS)
@@ -206,7 +206,7 @@ def test_a_bundle_acts_as_its_network_does_for_a_whole_episode(
 ):
     policy = make_policy(datasets, robot, observation_set, evaluations=2)
     bundle = export(write_checkpoint(policy, robot, tmp_path / "checkpoint"), tmp_path / "bundle")
-    ours, theirs = Runtime.load(bundle, backend).start(0), in_torch(policy, robot).start(0)
+    ours, theirs = Runtime.load(bundle, backend).start(0), in_torch(policy).start(0)
     for i in range(20):
         seen = make_observation(policy.contract, i, i * PERIOD_NS)
         np.testing.assert_allclose(ours.act(seen).actions, theirs.act(seen).actions, atol=2e-4)
@@ -214,7 +214,7 @@ def test_a_bundle_acts_as_its_network_does_for_a_whole_episode(
 
 def test_a_late_observation_is_answered_with_as_many_evaluations_as_ever(datasets, robot, make_observation):
     policy = make_policy(datasets, robot, evaluations=2)
-    session = in_torch(policy, robot).start(0)
+    session = in_torch(policy).start(0)
     told: list[list[int]] = []
 
     class Counted(TorchGraph):
@@ -239,7 +239,7 @@ def test_the_buffer_keeps_time_at_whatever_rate_and_jitter_observations_come(
 ):
     """Rolled by as many actions as periods have passed: pure noise is appended for each of them."""
     policy = make_policy(datasets, robot)
-    session = in_torch(policy, robot).start(0)
+    session = in_torch(policy).start(0)
     session.act(make_observation(policy.contract, 0, 0))
     drawn: list[int] = []
 
@@ -259,7 +259,7 @@ def test_the_buffer_keeps_time_at_whatever_rate_and_jitter_observations_come(
 
 def test_an_answer_that_is_not_finite_spoils_no_later_one(datasets, robot, make_observation):
     policy = make_policy(datasets, robot)
-    session = in_torch(policy, robot).start(0)
+    session = in_torch(policy).start(0)
     session.act(make_observation(policy.contract, 0, 0))
     sound = session.runners
     broken = TorchGraph(policy.graphs()["denoiser"])
@@ -277,7 +277,7 @@ def test_an_answer_that_is_not_finite_spoils_no_later_one(datasets, robot, make_
 def test_what_is_done_goes_on_from_one_chunk_to_the_next(datasets, robot, make_observation):
     """A slot is at most as free to change as it is noisy: with the head nearly clean, chunks hardly differ there."""
     policy = make_policy(datasets, robot, scheduler="ddim")
-    session = in_torch(policy, robot).start(0)
+    session = in_torch(policy).start(0)
     chunks = [session.act(make_observation(policy.contract, i, i * PERIOD_NS)).actions for i in range(40)]
     changes = np.abs(np.stack([after[:-1] - before[1:] for before, after in zip(chunks[8:], chunks[9:], strict=False)]))
     near, far = changes[:, 0].mean(), changes[:, 4:].mean()
@@ -285,7 +285,7 @@ def test_what_is_done_goes_on_from_one_chunk_to_the_next(datasets, robot, make_o
 
 
 def test_it_says_how_much_noise_is_left_in_each_action(datasets, robot):
-    left = in_torch(make_policy(datasets, robot, execute=2), robot).start(0).residual_noise
+    left = in_torch(make_policy(datasets, robot, execute=2)).start(0).residual_noise
     assert left is not None
     assert left[:2] == (0, 0)
     assert list(left) == sorted(left)
@@ -296,7 +296,7 @@ def test_it_says_how_much_noise_is_left_in_each_action(datasets, robot):
 def test_actions_never_leave_the_range_of_the_data(datasets, robot, make_observation):
     policy = make_policy(datasets, robot, evaluations=2, scheduler="ddpm")
     statistics = Dataset(datasets["state"]).statistics()["action"]
-    session = in_torch(policy, robot).start(0)
+    session = in_torch(policy).start(0)
     for i in range(30):
         actions = session.act(make_observation(policy.contract, i, i * PERIOD_NS)).actions
         assert (actions >= np.asarray(statistics["min"]) - 1e-6).all()
@@ -373,10 +373,10 @@ def test_a_sampler_of_another_horizon_or_robot_is_refused(datasets, robot, tmp_p
     sampler = policy.sampler()
     long = msgspec.structs.replace(sampler, execute=9)
     with pytest.raises(ValueError, match=r"execute \(9\) exceeds the horizon \(8\)"):
-        Runtime(policy.contract, robot, long, runners)
+        Runtime(policy.contract, long, runners)
     narrow = msgspec.structs.replace(sampler, reset_sample=(0.0,))
     with pytest.raises(ValueError, match="reset_sample has 1 numbers, an action has 4"):
-        Runtime(policy.contract, robot, narrow, runners)
+        Runtime(policy.contract, narrow, runners)
     bundle = export(write_checkpoint(policy, robot, tmp_path / "checkpoint"), tmp_path / "bundle")
     (bundle / "denoiser.onnx").unlink()
     with pytest.raises(BundleError, match="denoiser"):
@@ -385,7 +385,7 @@ def test_a_sampler_of_another_horizon_or_robot_is_refused(datasets, robot, tmp_p
 
 def test_no_chunk_before_is_continued_by_prefix(datasets, robot):
     with pytest.raises(ValueError, match="cannot continue the chunk before"):
-        in_torch(make_policy(datasets, robot), robot).start(0, prefix=4)
+        in_torch(make_policy(datasets, robot)).start(0, prefix=4)
 
 
 def test_overfits_two_tasks_and_streams_the_actions_of_the_one_it_is_told(robot, tmp_path):
@@ -404,7 +404,7 @@ def test_overfits_two_tasks_and_streams_the_actions_of_the_one_it_is_told(robot,
     train_policy("streaming", tmp_path / "data", tmp_path / "run", config, training, progress_bar=False)
     policy, _ = load_checkpoint(tmp_path / "run")
     assert isinstance(policy, StreamingPolicy)
-    runtime = in_torch(policy, robot)
+    runtime = in_torch(policy)
     for name, actions in demonstrations.items():
         session = runtime.start(0, name)
         seen = [Observation(row * PERIOD_NS, {"observation.state": states[row : row + 1]}) for row in range(40)]

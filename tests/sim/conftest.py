@@ -64,4 +64,4 @@ def two_task_runtime() -> Runtime:
     reach = {"min": [-0.3] * 4, "max": [0.3] * 4}
     policy.fit_normalization({"observation.state": {"min": [-1.0] * size, "max": [1.0] * size}, "action": reach})
     graphs = {name: TorchGraph(graph) for name, graph in policy.graphs().items()}
-    return Runtime(policy.contract, robot, policy.sampler(), graphs)
+    return Runtime(policy.contract, policy.sampler(), graphs)
