@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
+from contracts import PolicyContract
 from episodes.dataset import Dataset, EpisodeData
 from episodes.tiles import tile, tiled
 from execution.observation import Observation
@@ -57,11 +58,11 @@ SHOWN = ("imagined", "present", "encoded", "best")  # each is compared with what
 def imagine(session: Session, episode: EpisodeData, row: int) -> Moment:
     """Ask the policy at one row, after which its whole future was recorded."""
     key = session.camera
-    session.act(_observed(session, episode, row))
+    session.act(observed(session.contract, episode, row))
     ahead = [row + periods for periods in session.imagines]
     now, imagined = episode.observations[key][row], session.imagination()()
-    encoded = _through_autoencoder(session, [_observed(session, episode, later) for later in ahead])
-    before = _through_autoencoder(session, [_observed(session, episode, row)] * len(ahead))[0]
+    encoded = _through_autoencoder(session, [observed(session.contract, episode, later) for later in ahead])
+    before = _through_autoencoder(session, [observed(session.contract, episode, row)] * len(ahead))[0]
     return Moment(now, imagined, episode.observations[key][ahead], encoded, best=painted(now, before, encoded))
 
 
@@ -159,20 +160,20 @@ def _sessions(runtime: Runtime, source: Dataset) -> Iterator[tuple[Session, Epis
         yield session, episode
 
 
-def _observed(session: Session, episode: EpisodeData, row: int) -> Observation:
-    """What the policy sees at a row; before the first it sees the first."""
+def observed(contract: PolicyContract, episode: EpisodeData, row: int) -> Observation:
+    """What a policy sees at a row; before the first it sees the first."""
     values = {}
-    for wanted in session.contract.observations:
+    for wanted in contract.observations:
         rows = np.maximum(row + np.arange(1 - wanted.history, 1), 0)
         values[wanted.feature.key] = episode.observations[wanted.feature.key][rows]
     return Observation(stamp_ns=0, values=values)
 
 
-def _through_autoencoder(session: Session, observed: list[Observation]) -> Pictures:
+def _through_autoencoder(session: Session, observations: list[Observation]) -> Pictures:
     """The newest picture of each observation, encoded and decoded by the bundle's own graphs."""
     place = session.sampler.conditions.index("now_pictures")
     latents = []
-    for observation in observed:
+    for observation in observations:
         inputs = {name: np.zeros(t.shape, t.dtype) for name, t in session.runners["encoder"].inputs.items()}
         inputs.update(checked_inputs(session.contract, observation))
         latents.append(session.runners["encoder"](inputs)[place][:, -1])

@@ -33,11 +33,11 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.pad_pictures import observed
 from benchmarks.pad_runs import bootstrap_interval, collect
 from benchmarks.runs import digest
 from episodes.dataset import Dataset, EpisodeData
 from episodes.report import hardware
-from execution.observation import Observation
 from policies.pad.config import PadConfig
 from policies.pad.schedule import training_scheduler
 from policies.runtime import Runtime
@@ -77,11 +77,8 @@ class Asked:
 
     def present(self, episode: EpisodeData, row: int) -> dict[str, Array]:
         """What the network knows at a row."""
-        contract, values = self.runtime.contract, {}
-        for wanted in contract.observations:
-            rows = np.maximum(np.arange(row + 1 - wanted.history, row + 1), 0)
-            values[wanted.feature.key] = episode.observations[wanted.feature.key][rows]
-        inputs = checked_inputs(contract, Observation(0, values))
+        contract = self.runtime.contract
+        inputs = checked_inputs(contract, observed(contract, episode, row))
         if len(contract.instructions) > 1:
             inputs[TASK] = np.array([contract.instructions.index(episode.task)], dtype=np.int64)
         return dict(zip(self.sampler.conditions, self.graphs["encoder"](inputs), strict=True))

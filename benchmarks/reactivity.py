@@ -26,7 +26,6 @@ was stopped continues. Prints the table and writes `reactivity.json`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -42,10 +41,12 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks.runs import digest
 from contracts import load_robot
 from episodes.files import write_atomic
 from episodes.report import hardware, wilson_interval
 from policies.loading import load_runtime
+from policies.runtime.bundle import is_bundle
 from sim.cameras import ROBOT, fitting_robot
 from sim.environments import FULL_COMMAND, MetaWorldEnv
 from sim.rollout import PolicyRuntime, Rollout
@@ -348,9 +349,9 @@ def _is_kept(cell: Cell, output: Path) -> bool:
 
 
 def _digest(cell: Cell) -> str:
-    """Of a bundle's manifest, and so of all its files."""
-    manifest = cell.policy.bundle(cell.task) / "manifest.json"
-    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else ""
+    """Of its bundle; empty where there is none."""
+    bundle = cell.policy.bundle(cell.task)
+    return digest(bundle) if is_bundle(bundle) else ""
 
 
 def _success(solved: Sequence[bool]) -> dict[str, Any]:

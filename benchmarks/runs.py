@@ -189,10 +189,12 @@ def show_comparison(console: Console, title: str, result: dict) -> None:
 
 def digest(policy: Path) -> str:
     """SHA-256 of what a bundle's manifest says of it, or of a checkpoint's weights, in hexadecimal."""
-    from policies.checkpoint import WEIGHTS_FILE
     from policies.runtime.bundle import MANIFEST_FILE, is_bundle
 
-    return hashlib.sha256((policy / (MANIFEST_FILE if is_bundle(policy) else WEIGHTS_FILE)).read_bytes()).hexdigest()
+    file = MANIFEST_FILE
+    if not is_bundle(policy):
+        from policies.checkpoint import WEIGHTS_FILE as file  # loads torch
+    return hashlib.sha256((policy / file).read_bytes()).hexdigest()
 
 
 def parameters(checkpoint: Path) -> int:
