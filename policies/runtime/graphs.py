@@ -26,7 +26,7 @@ class TensorType:
 
 
 class GraphRunner(ABC):
-    """One stateless function: named arrays in, arrays out, batch 1.
+    """One stateless function: named arrays in, arrays out; of batch 1, or of any where its first size is not fixed.
 
     Attributes:
         inputs: name -> type.
