@@ -15,6 +15,7 @@ from typing import Literal
 
 import tyro
 
+from episodes.files import write_json
 from policies.carp.config import CarpConfig
 from policies.config import ChunkConfig, TrainingConfig
 from policies.diffusion.config import DiffusionConfig
@@ -264,7 +265,7 @@ def evaluate(
     """
     from policies.loading import load_runtime
     from sim.evaluate import evaluate_tasks
-    from sim.results import show, write_json
+    from sim.results import as_json, show
 
     make_runtime = partial(load_runtime, policy, backend, execute=execute, device=device, sampling=sampling)
     results = evaluate_tasks(
@@ -273,7 +274,7 @@ def evaluate(
     )  # fmt: skip
     show(results)
     if json is not None:
-        write_json(json, results)
+        write_json(json, as_json(results))
     return 0
 
 
@@ -468,7 +469,7 @@ def bench_latency(
     """
     from benchmarks.latency import bench_latency as measure
     from benchmarks.latency_networks import NETWORKS
-    from benchmarks.latency_tables import show, write_json
+    from benchmarks.latency_tables import show
 
     result = measure(policies, calls, threads, () if policies and not references else NETWORKS)
     show(result)

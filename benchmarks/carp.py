@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.metaworld_state import TASKS, TRAINING_STEPS
 from benchmarks.runs import DEMONSTRATIONS, PolicyRun, compare, show_comparison, train_all
+from episodes.files import write_json
 from episodes.report import hardware
 
 CARP = ("--steps", 4000)
@@ -67,7 +67,7 @@ def main() -> None:
         result[part] = compare(by_family)
         show_comparison(console, f"{part}: {DEMONSTRATIONS} demonstrations a task", result[part])
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "carp.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.output / "carp.json", result)
 
 
 def _runs(part: str, output: Path, baseline: Path) -> list[PolicyRun]:

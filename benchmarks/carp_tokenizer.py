@@ -11,7 +11,6 @@ that varies most. Give it demonstrations that the policy was not trained on.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from episodes.dataset import Dataset
+from episodes.files import write_json
 from policies.carp.policy import CarpPolicy
 from policies.checkpoint import load_checkpoint
 from policies.windows import Windows
@@ -43,7 +43,7 @@ def main() -> None:
     result = _figures(policy, actions.numpy(), scales, used)
     _show(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     if options.plot is not None:
         _plot(options.plot, policy, actions.numpy(), scales)
 

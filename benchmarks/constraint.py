@@ -19,7 +19,6 @@ Figures at the end are means over the last tenth of the iterations.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from episodes.files import write_atomic
+from episodes.files import write_json
 from policies.checkpoint import CONFIG_FILE
 from policies.hinfinity.checkpoint import LocomotionCheckpoint
 
@@ -116,7 +115,7 @@ def main() -> None:
         table.add_row(name, *(f"{value:.3g}" if isinstance(value, float) else str(value) for value in values))
     Console().print(table)
     if arguments.json is not None:
-        write_atomic(arguments.json, json.dumps(rows, indent=2).encode() + b"\n")
+        write_json(arguments.json, rows)
     if arguments.picture is not None:
         draw(runs, rows, arguments.picture)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -108,9 +106,3 @@ def show(result: dict[str, Any]) -> None:
     console = Console()
     console.print(times)
     console.print(work)
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write the result, making the directory."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

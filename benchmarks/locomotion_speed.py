@@ -19,7 +19,6 @@ Actions are as noisy everywhere: how robots move decides how long a step of the 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -40,6 +39,7 @@ import torch  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
+from episodes.files import write_json
 from episodes.report import hardware  # noqa: E402
 from policies.hinfinity.config import HInfinityConfig  # noqa: E402
 from policies.hinfinity.train import Trainer  # noqa: E402
@@ -61,7 +61,7 @@ def main() -> None:
     result = measure(options.envs, options.rounds)
     show(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
 
 
 def measure(envs: int, rounds: int) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from benchmarks.commands import visuomotor
 from benchmarks.runs import DEMONSTRATIONS, PolicyRun, train_all
+from episodes.files import write_json
 from episodes.report import hardware
 
 TASKS = ("drawer-open", "button-press-topdown", "push", "pick-place", "assembly")
@@ -52,7 +53,7 @@ def main() -> None:
         "demonstrations": DEMONSTRATIONS,
         "hardware": hardware(),
     }
-    (options.output / "table.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.output / "table.json", result)
     _show(result)
 
 

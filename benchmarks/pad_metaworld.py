@@ -76,6 +76,7 @@ from benchmarks.pad_runs import (
     training_seconds,
 )
 from benchmarks.runs import compare, show_comparison, train_all
+from episodes.files import write_json
 from episodes.report import hardware, wilson_interval
 from policies.runtime import Runtime
 from sim.tasks import TASKS as ALL_TASKS
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         result[part] = _compare(runs, options) | {"hardware": machine}
         show_comparison(console, part, result[part])
         _show_training(console, result[part])
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
     if {"pictures", "solvers", "grid"} & set(options.parts):
         train_all([nano])
         result["nano"] = {"stages": stages(nano.checkpoint)}
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "grid" in options.parts:
         write_grid(Runtime.load(nano.bundle), options.data / "heldout", options.output / "grid.png")
         console.print(f"{options.output / 'grid.png'}: now, imagined, happened")
-    options.json.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.json, result)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -261,7 +262,7 @@ def _poses(runs: Mapping[str, PadRun], options: argparse.Namespace) -> dict[str,
     for name, run in runs.items():
         kept = run.folder / "poses.json"
         if not kept.exists():
-            kept.write_text(json.dumps(episode_means(pose_errors(run.checkpoint, options.data / "heldout"))))
+            write_json(kept, episode_means(pose_errors(run.checkpoint, options.data / "heldout")))
         tasks = json.loads(kept.read_text())
         found[name] = {task: [ahead[0] for ahead in episodes] for task, episodes in tasks.items()}
     rows = {
@@ -302,7 +303,7 @@ def _pictures(run: PadRun, options: argparse.Namespace) -> list[dict[str, Any]]:
     """`picture_table` of a run's bundle; kept once done."""
     kept = run.folder / "pictures.json"
     if not kept.exists():
-        kept.write_text(json.dumps(picture_table(Runtime.load(run.bundle), options.data / "heldout")))
+        write_json(kept, picture_table(Runtime.load(run.bundle), options.data / "heldout"))
     return json.loads(kept.read_text())
 
 

@@ -15,6 +15,7 @@ from safetensors import safe_open
 
 from benchmarks.commands import visuomotor
 from benchmarks.runs import PolicyRun, digest
+from episodes.files import write_json
 from sim.tasks import TASKS as ALL_TASKS
 
 ALL = "all50"  # the dataset of every task of Meta-World
@@ -139,7 +140,7 @@ def diffusion_steps(seconds: float, dataset: Path, folder: Path) -> int:
             )  # fmt: skip
             took.append(training_seconds(trial))
         step_s = (took[1] - took[0]) / (PROBE_STEPS - LEFT_OUT)
-        kept.write_text(json.dumps({"steps": max(1, round(seconds / step_s)), "seconds": seconds, "step_s": step_s}))
+        write_json(kept, {"steps": max(1, round(seconds / step_s)), "seconds": seconds, "step_s": step_s})
     worked_out = json.loads(kept.read_text())
     if not math.isclose(worked_out["seconds"], seconds, rel_tol=SAME_TIME):
         was = f"{worked_out['seconds']:.0f} s, not {seconds:.0f}"

@@ -20,7 +20,6 @@ position moves, told another's future in place of its own, on the way to where t
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ from benchmarks.pad_pictures import observed
 from benchmarks.pad_runs import bootstrap_interval, collect
 from benchmarks.runs import digest
 from episodes.dataset import Dataset, EpisodeData
+from episodes.files import write_json
 from episodes.report import hardware
 from policies.pad.config import PadConfig
 from policies.pad.schedule import training_scheduler
@@ -201,7 +201,7 @@ def main() -> None:
     result = {"policy": str(options.bundle), "digest": digest(options.bundle), "hardware": hardware()} | measure(asked)
     show(result)
     if options.json is not None:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(options.json, result)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from benchmarks.runs import digest
 from contracts import load_robot
-from episodes.files import write_atomic
+from episodes.files import write_json
 from episodes.report import hardware, wilson_interval
 from policies.loading import load_runtime
 from policies.runtime.bundle import is_bundle
@@ -166,7 +166,7 @@ def main() -> None:
     ]
     rows = measure(cells, options.output, options.workers)
     result = {"rows": rows, "hardware": hardware()}
-    (options.output / "reactivity.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_json(options.output / "reactivity.json", result)
     show(rows)
 
 
@@ -215,7 +215,7 @@ def measure(cells: Sequence[Cell], output: Path, workers: int, load: Load | None
                 "row": summarize(cell, pairs),
                 "pairs": [asdict(pair) for pair in pairs],
             }
-            write_atomic(cell.file(output), (json.dumps(kept, indent=2) + "\n").encode())
+            write_json(cell.file(output), kept)
     return [json.loads(cell.file(output).read_text())["row"] for cell in cells]
 
 

@@ -60,7 +60,7 @@ from benchmarks.robustness_episodes import Episodes, Settings, cell_description,
 from benchmarks.robustness_regimes import REGIMES, Condition, chosen  # noqa: E402
 from benchmarks.robustness_statistics import differences, group_rows, policy_row, show  # noqa: E402
 from benchmarks.robustness_walkers import Walker, load_walker  # noqa: E402
-from episodes.files import write_atomic  # noqa: E402
+from episodes.files import write_atomic, write_json  # noqa: E402
 from episodes.report import hardware  # noqa: E402
 
 Group = tuple[Walker, ...]
@@ -76,8 +76,7 @@ class Report:
     def write(self, result: dict[str, Any]) -> None:
         """The whole file."""
         if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.file, (json.dumps(self.head | result, indent=2) + "\n").encode())
+            write_json(self.file, self.head | result)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ says for the same moment, as a fraction of each channel's range: 0 is no seam at
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from contracts import PolicyContract
+from episodes.files import write_json
 from episodes.report import hardware, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
@@ -115,7 +115,7 @@ def main() -> None:
             )
     env.close()
     if options.json is not None:
-        options.json.write_text(json.dumps({"rows": rows, "hardware": hardware()}, indent=2) + "\n")
+        write_json(options.json, {"rows": rows, "hardware": hardware()})
     _show(options.task, rows)
 
 

@@ -28,6 +28,7 @@ from rich.console import Console
 
 from benchmarks.metaworld_state import TASKS, TRAINING_STEPS
 from benchmarks.runs import DEMONSTRATIONS, PolicyRun, compare, show_comparison, train_all
+from episodes.files import write_json
 from episodes.report import hardware
 
 STEPS = ("--steps", TRAINING_STEPS)
@@ -99,7 +100,7 @@ def main() -> None:
         result[part] = compare(members)
         show_comparison(console, f"{part}: {DEMONSTRATIONS} demonstrations a task", result[part])
     options.output.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(kept, result)
 
 
 def _state(output: Path, baseline: Path) -> Groups:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from episodes.files import write_atomic
+from episodes.files import write_json
 from episodes.report import hardware, wilson_interval
 
 WORTH_TELLING = 0.01  # of the processor time
@@ -111,7 +110,7 @@ class RunReport:
     def write(self, path: Path) -> None:
         """Write the JSON; a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, (json.dumps(self.to_dict(), indent=2) + "\n").encode())
+        write_json(path, self.to_dict())
 
     def show(self, console: Console) -> None:
         """Print a table, one line an episode, and the sum."""

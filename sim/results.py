@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -75,13 +73,6 @@ def as_json(results: Sequence[TaskResult]) -> dict[str, Any]:
     if len(rows) == 1:
         return rows[0]
     return {"rows": rows, "mean_success_rate": sum(r.success_rate for r in results) / len(results)}
-
-
-def write_json(path: Path | str, results: Sequence[TaskResult]) -> None:
-    """Write `as_json(results)`, making the directory."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(as_json(results), indent=2) + "\n", encoding="utf-8")
 
 
 def show(results: Sequence[TaskResult], console: Console | None = None) -> None:

@@ -99,8 +99,9 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
         while "reach" not in process.stderr.read(20):  # of its progress bar
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        assert "Traceback" not in process.stderr.read()
-        assert process.wait() == 130
+        said = process.stderr.read()
+        assert "Traceback" not in said
+        assert process.wait() == 130, said
 
 
 @pytest.mark.parametrize("error", [ExpertFailed, PolicyOutputError, ChildProcessError])

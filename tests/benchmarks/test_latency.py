@@ -13,8 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.latency import bench_latency
 from benchmarks.latency_networks import Network, write_untrained
-from benchmarks.latency_tables import show, write_json
+from benchmarks.latency_tables import show
 from benchmarks.work import graph_calls
+from episodes.files import write_json
 from policies.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]

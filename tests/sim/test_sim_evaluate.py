@@ -14,6 +14,7 @@ from rich.console import Console
 
 from contracts import ContractMismatch, PolicyContract, PolicyObservation, load_robot
 from episodes.dataset import Dataset, DatasetError
+from episodes.files import write_json
 from episodes.report import noise_carried_out, wilson_interval
 from execution.chunk import ActionChunk
 from execution.observation import Observation
@@ -21,7 +22,7 @@ from sim import MetaWorldEnv
 from sim.cameras import fitting_robot
 from sim.evaluate import evaluate_tasks
 from sim.replay import resimulate_episode
-from sim.results import as_json, show, write_json
+from sim.results import as_json, show
 from sim.rollout import Rollout
 from sim.seeds import episode_seed, is_evaluation_seed
 from tests.sim.expert_runtime import ExpertRuntime
@@ -355,8 +356,8 @@ def test_wilson_interval(successes, episodes, low, high):
 def test_json_of_one_task_is_flat_and_of_several_has_rows(tmp_path):
     runtime = partial(ExpertRuntime, "reach")
     results = evaluate_tasks(runtime, ["reach", "push"], 2)
-    write_json(tmp_path / "deep" / "one.json", results[:1])
-    write_json(tmp_path / "several.json", results)
+    write_json(tmp_path / "deep" / "one.json", as_json(results[:1]))
+    write_json(tmp_path / "several.json", as_json(results))
     one = json.loads((tmp_path / "deep" / "one.json").read_text())
     assert one["task"] == "reach"
     assert {"task", "episodes", "successes", "success_rate", "ci95", "seconds_per_episode", "inference_ms"} <= set(one)
