@@ -182,8 +182,9 @@ def test_a_missed_inference_leaves_measurements_whole_and_the_action_before_coun
             given.append(np.array(feed.session._given[-1][1]))  # type: ignore[attr-defined]
         else:
             given.append(given[-1])
-    feed.measure(START + 7 * TICK, joints(velocity=(7.0,) * 12))
-    seen = feed.seen(START + 7 * TICK)
+    now = START + 7 * TICK + 2_000_000
+    feed.measure(now, joints(velocity=(7.0,) * 12))
+    seen = feed.seen(now)
     np.testing.assert_allclose(seen[:, 21] / 0.05, [7, 6, 5, 4, 3, 2], rtol=1e-5)
     np.testing.assert_array_equal(seen[:, 33:], given[6:0:-1])
 
@@ -358,3 +359,17 @@ def test_contracts_without_the_new_entries_are_as_before() -> None:
     old = RobotContract.from_dict(sawyer)
     assert old == load_robot("metaworld_sawyer")
     assert msgspec.structs.asdict(old.task)["stand_up_s"] == 0
+
+
+def test_an_action_that_has_gone_wrong_is_clipped_as_in_training(walking_bundle) -> None:
+    class Wild(GraphRunner):
+        def __call__(self, inputs):
+            return [np.full((1, 12), 1e6, dtype=np.float32)]
+
+    feed = Feed(Runtime.load(walking_bundle, "onnxruntime"))
+    feed.session.runners = {"actor": Wild()}
+    feed.measure(START, joints())
+    walk = feed.session.sampler.locomotion
+    assert feed.act(START) == pytest.approx(dict(zip(JOINTS, walk.targets(np.full(12, 100.0)), strict=True)))
+    feed.measure(START + TICK, joints())
+    assert (feed.seen(START + TICK)[0, 33:] == 100).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -13,6 +14,7 @@ from contracts import (
     ContractMismatch,
     PolicyContract,
     PolicyObservation,
+    PositionControl,
     RobotContract,
     available_robots,
     check_compatible,
@@ -78,6 +80,12 @@ def test_of_some_joints_only_a_velocity_cannot_be_measured() -> None:
         (("home",), [2.0] + [0.0] * 11, "'FL_hip_joint': home 2.0 is not within"),
         (("task", "stand_up_s"), -1.0, "time-outs must be positive"),
         (("sensors", 2, "fields"), ["command_x", "command_y"], "unit"),
+        (("task", "max_tilt_rad"), 60.0, r"max_tilt_rad 60.0 is not within \(0, pi\)"),  # degrees
+        (("task", "chunk_timeout_s"), 0.0, "time-outs must be positive"),
+        (("task", "recover_s"), float("nan"), "time-out must be a finite number"),
+        (("command", "channels", 0, "max_rate"), 0.0, "max_rate must be positive"),
+        (("command", "channels", 0, "max_rate"), float("inf"), "max_rate must be a finite number"),
+        (("home", 0), float("nan"), "home position must be a finite number"),
     ],
 )
 def test_a_walking_robots_nonsense_is_refused_by_name(path: tuple, value: object, expected: str) -> None:
@@ -125,6 +133,16 @@ def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
         (("observation_sets", "state", "observation.state"), ["unknown"], "no sensor has the field 'unknown'"),
         (("observation_sets", "image", "observation.images.corner2"), ["left"], "left"),
         (("task", "chunk_timeout_s"), "soon", "Expected `float`"),
+        (("task", "max_tilt_rad"), 1.0, "max_tilt_rad needs one Imu"),
+        (("command", "channels", 0, "position_max"), None, "give both position_min and position_max"),
+        (("command", "channels", 0, "position_max"), -9.0, "position_min is not below position_max"),
+        (("command", "channels", 0, "position_max"), float("inf"), "position limit must be a finite number"),
+        (("command", "channels", 0, "measured_by"), None, "position limits need measured_by"),
+        (("command", "channels", 3, "hold"), "measured", "hold: measured needs measured_by"),
+        (("command", "channels", 0, "min"), 0.1, "holds at zero, which is out of its limits"),
+        (("command", "channels", 1, "name"), "ee_velocity_x", "command channel 'ee_velocity_x' stands twice"),
+        (("sensors", 2, "fields"), ["ee_x"], "sensor field 'ee_x' stands twice"),
+        (("sensors", 1, "timeout_s"), 61.0, r"timeout_s 61.0 is not within \(0, 60\]"),
     ],
 )
 def test_nonsense_is_refused_by_name(robot: RobotContract, path: tuple, value: object, expected: str) -> None:
@@ -192,3 +210,43 @@ def test_every_difference_is_listed_by_name(policy: PolicyContract, robot: Robot
 def test_a_missing_observation_set_is_a_difference(policy: PolicyContract, robot: RobotContract) -> None:
     blind = RobotContract.from_dict({**robot.to_dict(), "observation_sets": {"state": robot.observation_sets["state"]}})
     assert any("'image'" in difference for difference in differences(policy, blind))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"execute": 17}, "1 <= execute <= horizon"),
+        ({"execute": 0}, "1 <= execute <= horizon"),
+        ({"action_period_s": 0.0}, "action_period_s 0.0 is not within"),
+        ({"observations": []}, "must observe something"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict()}] * 2}, "'observation.images.left' stands twice"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 0}]}, "history 0 is not within"),
+        ({"action": vector("motion", ("a",), ("m",)).to_dict()}, "the action's key is 'action'"),
+        ({"action": {**vector("action", ("a", "b"), ("m", "m")).to_dict(), "names": ["a"]}}, "2 elements but 1 names"),
+        ({"action": {**vector("action", ("a", "b"), ("m", "m")).to_dict(), "units": ["m"]}}, "2 elements but 1 units"),
+        ({"action": {**vector("action", ("a", "b"), ("m", "m")).to_dict(), "names": ["a", "a"]}}, "'a' stands twice"),
+    ],
+)
+def test_a_policys_nonsense_is_refused_by_name(policy: PolicyContract, change: dict, expected: str) -> None:
+    with pytest.raises(ContractError, match=expected):
+        PolicyContract.from_dict(policy.to_dict() | change)
+
+
+def test_a_rate_that_is_nearly_right_is_not_right(policy: PolicyContract, robot: RobotContract) -> None:
+    (difference,) = differences(msgspec.structs.replace(policy, action_period_s=0.0126), robot)
+    assert "12.600 ms, the robot every 12.500 ms" in difference
+
+
+def test_a_robot_that_does_not_state_its_position_control_is_trusted(
+    policy: PolicyContract, robot: RobotContract
+) -> None:
+    assert differences(msgspec.structs.replace(policy, position_control=PositionControl(kp=40, kd=1)), robot) == []
+
+
+def test_what_is_far_larger_than_a_contract_is_not_parsed(tmp_path: Path, robot: RobotContract) -> None:
+    text = robot.to_json() + " " * 1_000_000
+    with pytest.raises(ContractError, match="more than a contract's 1000000"):
+        RobotContract.from_json(text)
+    (tmp_path / "robot.yaml").write_text(text)
+    with pytest.raises(ContractError, match="larger than a contract's 1000000 bytes"):
+        load_robot(tmp_path / "robot.yaml")

@@ -83,6 +83,8 @@ def test_it_travels_as_json():
         ({"joint_names": ["hip", "hip"]}, "twice"),
         ({"default_pose": [0.0]}, "one position a joint"),
         ({"kp": 0.0}, "positive"),
+        ({"action_scale": -0.25}, "positive"),
+        ({"period_s": 0.0}, "positive"),
         ({"kd": float("nan")}, "finite"),
         ({"history": 0}, "history"),
     ],

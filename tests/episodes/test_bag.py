@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 from typing import Any
 
+import lz4.frame  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 import yaml
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
 from mcap.reader import make_reader
+from mcap.records import Chunk, MessageIndex, SummaryOffset
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
 from contracts.robot import RobotContract
 from episodes.bag import AND_MORE, MAX_PROBLEMS, BagError, BagReader, BagWriter, Topic
+from episodes.mcap_format import FOOTER, MAGIC, MESSAGE, RECORD
 from episodes.messages import (
     MessageError,
     deserialize,
@@ -229,3 +235,42 @@ def test_a_full_disk_leaves_what_was_recorded_whole(tmp_path: Path, monkeypatch:
     writer.close()
     with AnyReader([tmp_path / "bag"]) as reader:
         assert [time for _, time, _ in reader.messages()] == [1, 2]
+
+
+def test_every_index_leads_to_its_message(tmp_path: Path) -> None:
+    """The C++ readers (rosbag2, Foxglove) go from the summary to each message by these numbers; Python's does not."""
+    with BagWriter(tmp_path / "bag", [EPISODE, STATES]) as writer:
+        for stamp in (30, 10, 40, 20):
+            writer.write(EPISODE.name, _text(str(stamp)), stamp, stamp)
+            writer.write(STATES.name, _state(stamp), stamp + 5, stamp)
+    content = (tmp_path / "bag/bag_0.mcap").read_bytes()
+    with (tmp_path / "bag/bag_0.mcap").open("rb") as stream:
+        summary = make_reader(stream).get_summary()
+    assert summary is not None
+    assert summary.statistics is not None
+    assert (summary.statistics.message_start_time, summary.statistics.message_end_time) == (10, 45)
+    start, offsets, crc = FOOTER.unpack(content[-len(MAGIC) - FOOTER.size : -len(MAGIC)])
+    assert crc
+    found = []
+    for index in summary.chunk_indexes:
+        begin = index.chunk_start_offset + RECORD.size
+        chunk = Chunk.read(ReadDataStream(io.BytesIO(content[begin:])))
+        assert chunk.uncompressed_crc
+        messages = lz4.frame.decompress(chunk.data)
+        for channel, offset in index.message_index_offsets.items():
+            assert RECORD.unpack_from(content, offset)[0] == Opcode.MESSAGE_INDEX
+            entries = MessageIndex.read(ReadDataStream(io.BytesIO(content[offset + RECORD.size :])))
+            assert entries.channel_id == channel
+            for log_time, place in entries.records:
+                assert RECORD.unpack_from(messages, place)[0] == Opcode.MESSAGE
+                found.append((channel, log_time))
+                stored = MESSAGE.unpack_from(messages, place + RECORD.size)
+                assert (stored[0], stored[2]) == (channel, log_time)
+    assert sorted(found) == [(1, s) for s in (10, 20, 30, 40)] + [(2, s) for s in (15, 25, 35, 45)]
+    place = offsets
+    while place < len(content) - len(MAGIC) - FOOTER.size - RECORD.size:
+        opcode, length = RECORD.unpack_from(content, place)
+        assert opcode == Opcode.SUMMARY_OFFSET
+        group = SummaryOffset.read(ReadDataStream(io.BytesIO(content[place + RECORD.size :])))
+        assert RECORD.unpack_from(content, group.group_start)[0] == group.group_opcode
+        place += RECORD.size + length

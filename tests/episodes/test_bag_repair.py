@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mcap.reader import make_reader
 from rosbags.highlevel import AnyReader
 
-from episodes.bag import BagError, BagReader, BagWriter
+from episodes.bag import BagError, BagReader, BagWriter, Topic
+from episodes.messages import message_definition, message_type, qos_yaml, serialize
 from episodes.repair import repair
 
 RECORDER = """
@@ -220,3 +224,85 @@ def test_cut_anywhere_a_recording_gives_its_beginning(reference: Path) -> None:
         lengths.append(len(found))
     assert lengths == sorted(lengths)
     assert lengths[-1] == len(whole)
+
+
+STRING, STATE = "std_msgs/msg/String", "sensor_msgs/msg/JointState"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Five chunks of a message each, stamped out of order and published earlier; a topic without any message."""
+    topics = [Topic("/r/said", STRING, message_definition(STRING), qos_yaml("reliable", "transient_local", 1))]
+    with BagWriter(tmp_path / "small", [*topics, Topic("/r/silent", STATE, message_definition(STATE))]) as writer:
+        for stamp in (30, 10, 50, 20, 40):
+            writer.write("/r/said", serialize(message_type(STRING)(data=f"{stamp} " * 20), STRING), stamp, stamp - 7)
+            writer.flush()
+    return tmp_path / "small"
+
+
+def _times(path: Path) -> list[tuple[int, int]]:
+    """Log time and publish time of every message, as MCAP's own library reads them."""
+    with (path / "small_0.mcap").open("rb") as stream:
+        return sorted((m.log_time, m.publish_time) for _, _, m in make_reader(stream).iter_messages())
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_wherever_its_end_is_torn_a_mended_file_is_whole_for_others(cut: int, small: Path) -> None:
+    file = small / "small_0.mcap"
+    before, information = _times(small), (small / "metadata.yaml").read_text()
+    file.write_bytes(file.read_bytes()[:-cut])
+    assert repair(small).actions
+    assert _times(small) == before == [(s, s - 7) for s in (10, 20, 30, 40, 50)]
+    assert (small / "metadata.yaml").read_text() == information, "times, counts and topics are what they were"
+    assert not repair(small).actions
+
+
+def test_a_chunk_whose_head_is_lost_costs_only_itself(small: Path) -> None:
+    """The reader cannot step over it, and finds the next one by its checksum."""
+    file = small / "small_0.mcap"
+    with file.open("rb") as stream:
+        summary = make_reader(stream).get_summary()
+    assert summary is not None
+    content, second = bytearray(file.read_bytes()), summary.chunk_indexes[1].chunk_start_offset
+    content[second : second + 9] = bytes([0x7E] + [0xFF] * 8)
+    file.write_bytes(content)
+    assert [time for _, time, _ in BagReader(small).messages()] == [30, 50, 20, 40]
+    assert repair(small).messages == 4
+
+
+def test_a_flipped_bit_is_never_read_as_a_message(small: Path) -> None:
+    file = small / "small_0.mcap"
+    content = file.read_bytes()
+    written = {(m.topic, m.type, m.log_time_ns, m.data) for m in BagReader(small).raw()}
+    for place in range(0, len(content), 3):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << place % 8
+        file.write_bytes(flipped)
+        with contextlib.suppress(BagError):
+            assert {(m.topic, m.type, m.log_time_ns, m.data) for m in BagReader(small).raw()} <= written, place
+
+
+def test_a_repair_that_was_killed_is_gone_on_with(small: Path) -> None:
+    """It had linked the original, and was writing the mended file."""
+    file = small / "small_0.mcap"
+    file.write_bytes(file.read_bytes()[:-20])
+    file.with_name(f"{file.name}.damaged").hardlink_to(file)
+    file.with_name(f".{file.name}.77.tmp").write_bytes(b"half")
+    repair(small)
+    assert sorted(entry.name for entry in small.iterdir() if entry.name != ".lock") == [
+        "metadata.yaml", "small_0.mcap", "small_0.mcap.damaged"
+    ]  # fmt: skip
+
+
+def test_a_definition_that_is_lost_is_that_of_metadata_yaml(small: Path) -> None:
+    file = small / "small_0.mcap"
+    content = bytearray(file.read_bytes()[:-400])  # no index, which has it too
+    begin = content.index(message_definition(STRING).encode())
+    content[begin : begin + 6] = b"\xff" * 6
+    file.write_bytes(content)
+    repair(small)
+    assert [time for _, time, _ in BagReader(small).messages()] == [30, 10, 50, 20, 40]
+    with AnyReader([small]) as reader:
+        assert {c.topic: c.msgtype for c in reader.connections if c.msgcount} == {"/r/said": STRING}
+        said: list[Any] = [reader.deserialize(raw, c.msgtype) for c, _, raw in reader.messages()]
+        assert [bool(message.data) for message in said] == [True] * 5

@@ -567,10 +567,12 @@ def test_a_walk_holds_velocities_what_was_asked_for_and_what_pushed(tmp_path: Pa
                 write(asked.topic, asked.type, sensor_message(go2, asked, values, stamp), stamp)
             moment = stamp + 1
             write("applied_command", STATE, joint_state(moment, "", list(go2.joint_names), np.zeros(12)), moment)
+            if tick == 2:
+                continue  # this period's push was lost: it is none, and not the one before
             vector = message_type("geometry_msgs/msg/Vector3")
             acting = message_type("geometry_msgs/msg/Wrench")(vector(0.1 * tick, 0.0, 0.0), vector(0.0, 0.0, 0.0))
             write("applied_push", wrench, message_type(wrench)(header_message(moment, "world"), acting), moment)
-            write("success", BOOL, message_type(BOOL)(data=tick < 4), moment)
+        write("success", BOOL, message_type(BOOL)(data=False), moment)
     data = open_episode(tmp_path / "bag", 0).data
     seen = dict(zip(feature.names, data.observations["observation.state"].T, strict=True))
     assert seen["command_x"].tolist() == pytest.approx([0.0, 0.7, 0.7, 0.0, 0.2])
@@ -578,5 +580,37 @@ def test_a_walk_holds_velocities_what_was_asked_for_and_what_pushed(tmp_path: Pa
     assert seen["FL_hip_joint"].tolist() == [0.0, 100.0, 200.0, 300.0, 400.0]
     assert seen["FL_hip_joint.velocity"].tolist() == [12.0, 112.0, 212.0, 312.0, 412.0]
     assert data.pushes is not None
-    assert data.pushes.tolist() == [[0.1 * tick, 0.0, 0.0] for tick in range(5)]
+    assert data.pushes.tolist() == [[0.1 * tick * (tick != 2), 0.0, 0.0] for tick in range(5)]
     assert not data.success
+
+
+def test_episodes_of_one_file_keep_their_own_rows(recorder: Recorder, tmp_path: Path) -> None:
+    """Another recorder may put several episodes into a file."""
+    for seed, (begin, value) in enumerate(((0, 0.1), (100, 0.2))):
+        recorder.episode(seed=seed)
+        recorder.sense(begin, seed)
+        for tick in range(1, 4):
+            recorder.apply(begin + tick, [value, 0, 0, 0])
+    report, dataset = _converted(recorder, tmp_path)
+    assert (report.added, report.dropped) == (2, 0)
+    for seed, value in enumerate((0.1, 0.2)):
+        assert dataset.episode(seed).actions[:, 0].tolist() == pytest.approx([value] * 3)
+
+
+def test_commands_that_were_recorded_late_stand_at_their_own_time(recorder: Recorder, tmp_path: Path) -> None:
+    recorder.episode()
+    recorder.sense(0, 1)
+    for at in (10, 30, 20):
+        recorder.apply(at, [at / 100, 0, 0, 0])
+    _, dataset = _converted(recorder, tmp_path)
+    assert dataset.episode(0).actions[:, 0].tolist() == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_real_robots_command_of_another_size_is_left_out(robot: RobotContract, tmp_path: Path) -> None:
+    recorder = RealRecorder(tmp_path / "bag", robot)
+    recorder.work()
+    recorder.raw(recorder.robot.command.topic, number_array(np.zeros(3)), recorder.robot.command.type)
+    recorder.writer.close()
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    assert (report.added, report.dropped) == (1, 1)
+    assert "3 elements; 4 would be right" in report.problems[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import time
 from collections.abc import Callable
@@ -125,3 +126,16 @@ def test_a_lost_index_is_not_taken_for_a_crash(make_dataset: Callable, robot: Ro
     with pytest.raises(DatasetError, match="meta/info.json counts 3"):
         DatasetWriter(path, robot, "state")
     assert len(list((path / "data").rglob("*.parquet"))) == 3
+
+
+def test_an_index_that_is_older_than_the_data_costs_no_episode(make_dataset: Callable, robot: RobotContract) -> None:
+    """All of meta may come back from an older copy: what looks like a crash is more than one episode."""
+    path = make_dataset("state")
+    (path / "meta/episodes/chunk-000/file-000.parquet").unlink()
+    info = json.loads((path / "meta/info.json").read_text())
+    info |= {"total_episodes": 0, "total_frames": 0}
+    (path / "meta/info.json").write_text(json.dumps(info))
+    before = {file: file.read_bytes() for file in (path / "data").rglob("*.parquet")}
+    with pytest.raises(DatasetError, match=r"file-000\.parquet: no row of meta/episodes names this data"):
+        DatasetWriter(path, robot, "state")
+    assert {file: file.read_bytes() for file in (path / "data").rglob("*.parquet")} == before

@@ -113,6 +113,8 @@ def test_only_one_writer_at_a_time(tmp_path: Path, robot: RobotContract, make_ep
         with pytest.raises(DatasetError, match="another process"):
             DatasetWriter(tmp_path / "d", robot, "state")
         writer.add(make_episode("state", 0))
+        with pytest.raises(DatasetError, match="already has"):
+            writer.add(make_episode("state", 0))
     with DatasetWriter(tmp_path / "d", robot, "state") as writer:
         assert len(writer) == 1
     with pytest.raises(DatasetError, match="closed"):

@@ -136,3 +136,11 @@ def test_a_stitching_that_nobody_knows_is_refused_with_those_that_are_known() ->
         make_stitching("prefix")
     with pytest.raises(ValueError, match="at least 1 action, not 0"):
         split_stitching("prefix", 0)
+
+
+@pytest.mark.parametrize("kind", [LatestChunk, TemporalEnsemble])
+def test_a_chunk_says_nothing_of_the_time_before_it(kind) -> None:
+    stitching = kind()
+    stitching.add(chunk(PERIOD, 1.0, 9.0))
+    assert stitching.sample(0) is None
+    assert first(stitching.sample(PERIOD)) == 1.0

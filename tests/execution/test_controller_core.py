@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts import ContractError, load_robot
+from contracts import ContractError, RobotContract, load_robot
 from execution.chunk import ActionChunk
 from execution.controller import Command, ControllerCore, Mode
+from execution.measurements import Measurements
 from execution.stitching import TemporalEnsemble
 
 TICK = 12_500_000
@@ -205,6 +206,7 @@ def test_after_a_long_hold_only_a_reset_leads_out() -> None:
     assert not bench.core.activate(bench.now)
     bench.core.reset(bench.now)
     assert bench.tick().mode is Mode.INACTIVE
+    assert not bench.core.stop_reasons
     assert bench.running().tick().mode is Mode.RUN
 
 
@@ -515,3 +517,79 @@ def test_whatever_happens_every_command_is_allowed_and_moves_only_while_running(
             assert channel.min <= value <= channel.max
         if command.mode is not Mode.RUN:
             assert not sent(command)[:3].any()
+
+
+def test_a_second_short_hold_is_not_added_to_the_first() -> None:
+    """Each has recover_s, 40 ticks, of its own, or a robot that stumbled once would stop for good at the next."""
+    bench = Bench().running()
+    for _ in range(2):
+        bench.alive.discard("heartbeat")
+        assert bench.tick(4 + 30).mode is Mode.HOLD
+        bench.alive.add("heartbeat")
+        assert bench.tick(16).mode is Mode.RUN
+
+
+def test_after_a_hold_commands_ramp_in_again(changed) -> None:
+    bench = Bench(changed(SAWYER, task={"ramp_s": 0.1})).running()
+    bench.alive.discard("heartbeat")
+    assert bench.tick(10).mode is Mode.HOLD
+    bench.alive.add("heartbeat")
+    x = [float(sent(bench.tick())[0]) for _ in range(10)]
+    np.testing.assert_allclose(x, [*(0.1 * np.arange(8) / 8), 0.1, 0.1], atol=1e-12)
+
+
+def test_a_measurement_is_as_old_as_its_stamp_says_and_not_as_its_message() -> None:
+    """0.02 m from the limit; 50 ms on its way and the body's 50 ms: 0.2 m/s."""
+    bench = Bench()
+    bench.actions = np.tile([0.8, 0, 0, 0], (16, 1))
+    bench.position = (0.48, 0.6, 0.2)
+    bench.running().alive.discard("sensor")
+    for _ in range(8):
+        due = bench.now + TICK
+        bench.core.on_fields("end_effector", due - 50 * MS, EE, bench.position, due)
+        command = bench.tick()
+    assert sent(command)[0] == pytest.approx(0.2)
+
+
+def test_after_a_gap_in_which_the_body_stopped_a_velocity_slews_from_standing(changed) -> None:
+    bench = Bench(changed(SAWYER, channels={"ee_velocity_x": {"max_rate": 4.0}}))
+    bench.actions = np.tile([0.2, 0, 0, 0], (16, 1))
+    bench.running().now += 5 * TICK  # longer than the body's time-out
+    assert sent(bench.tick())[0] == pytest.approx(0.05)
+
+
+def test_after_a_long_hold_a_slow_gripper_goes_on_from_the_grip_that_it_kept(changed) -> None:
+    bench = Bench(changed(SAWYER, channels={"gripper_effort": {"max_rate": 8.0}})).running()
+    bench.alive.discard("heartbeat")
+    assert bench.tick(14).mode is Mode.HOLD
+    bench.alive.add("heartbeat")
+    assert sent(bench.tick())[3] == pytest.approx(0.7)
+
+
+def test_chunks_of_the_episode_before_have_no_weight_in_this_ones_ensemble() -> None:
+    bench = Bench(stitching=TemporalEnsemble()).running()
+    bench.core.deactivate(bench.now)
+    bench.core.activate(bench.now)
+    bench.actions = np.full((16, 4), 0.5)
+    np.testing.assert_allclose(sent(bench.tick()), 0.5)
+
+
+def test_a_command_that_no_limit_allows_is_a_hold_and_not_a_silent_stop(changed) -> None:
+    bench = Bench(changed(SAWYER, channels={"ee_velocity_x": {"min": 0.1, "hold": "last"}})).running()
+    bench.position = (0.5, 0.6, 0.2)
+    command = bench.tick()
+    assert (command.mode, command.reasons) == (Mode.HOLD, ("command:limits",))
+    assert bench.tick(41).mode is Mode.STOPPED
+
+
+def test_the_age_of_what_is_known_is_that_of_its_oldest_part(arm) -> None:
+    data = arm.to_dict()
+    joints, names = data["sensors"][0], ("shoulder", "elbow")
+    data["sensors"] = [{**joints, "name": n, "topic": n, "fields": [n], "units": ["rad"]} for n in names]
+    known = Measurements(RobotContract.from_dict(data), names, TICK)
+    for stamp, name in ((0, "shoulder"), (50 * MS, "elbow")):
+        assert known.update(name, stamp, (name,), (0.0,), stamp) is None
+    assert known.age_s(60 * MS) == 0.06
+    for name in names:
+        assert known.update(name, 70 * MS, (name,), (0.0,), 65 * MS) is None
+    assert known.age_s(65 * MS) == 0, "what is stamped ahead of now is not younger than now"

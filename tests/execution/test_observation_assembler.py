@@ -123,7 +123,9 @@ def test_at_the_start_of_an_episode_the_first_sample_is_repeated() -> None:
     with pytest.raises(NotReady):
         assembler.window(TICK)
     push(assembler, 2 * TICK, 9.0, *ALL)
-    assert assembler.window(2 * TICK).values["observation.state"][:, 3].tolist() == [9.0, 9.0, 9.0]
+    after = assembler.window(2 * TICK).values
+    assert after["observation.state"][:, 3].tolist() == [9.0, 9.0, 9.0]
+    assert after["observation.images.corner2"][:, 0, 0, 0].tolist() == [9, 9, 9], "no picture of the episode before"
 
 
 def test_a_simulator_gives_whole_features() -> None:
@@ -245,3 +247,13 @@ def test_what_is_asked_for_is_never_waited_for_nor_mistaken_for_a_measurement() 
     assert window.values["observation.state"][:, :3].tolist() == [[0, 0, 0], [0.5, 0.25, 1.0]]
     with pytest.raises(ValueError, match="not finite"):
         assembler.push_fields("velocity_command", 3 * tick, asked.fields, (1e39, 0.0, 0.0))
+
+
+def test_a_picture_that_is_long_on_its_way_goes_with_the_states_of_its_instant() -> None:
+    """137.5 ms: within the camera's time-out, beyond those of the sensors, whose samples are kept for it."""
+    assembler = ObservationAssembler(ROBOT, policy(history=2))
+    for tick in range(13):
+        push(assembler, tick * TICK, float(tick), *(ALL if tick < 2 else ("pose", "gripper")))
+    observation = assembler.window(12 * TICK)
+    assert observation.stamp_ns == TICK
+    assert observation.values["observation.state"][:, 3].tolist() == [0.0, 1.0]

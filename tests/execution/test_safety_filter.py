@@ -78,7 +78,7 @@ def test_a_command_out_of_range_is_cut_and_told() -> None:
     assert result.interventions == ("range:ee_velocity_x", "range:gripper_effort")
 
 
-@pytest.mark.parametrize("measured", [{}, MIDDLE | {"ee_y": float("nan")}])
+@pytest.mark.parametrize("measured", [{}, MIDDLE | {"ee_y": float("nan")}, MIDDLE | {"ee_y": float("inf")}])
 def test_without_the_measurement_that_a_limit_needs_nothing_passes(measured) -> None:
     with pytest.raises(RefusedCommand, match=r"ee_[xy]") as caught:
         SafetyFilter(SAWYER).filter([0, 0.1, 0, 0], measured, None, DT)
@@ -93,7 +93,7 @@ def test_a_command_of_another_size_is_refused() -> None:
 def test_a_velocity_changes_no_faster_than_its_rate(changed) -> None:
     robot = changed(SAWYER, channels={"ee_velocity_x": {"max_rate": 4.0}})
     guard = SafetyFilter(robot)
-    first = guard.filter([0.8, 0, 0, 0], MIDDLE, None, DT)
+    first = guard.filter([0.8, 0, 0, 0], MIDDLE | {"ee_x": 0.3}, None, DT)
     assert first.command[0] == pytest.approx(0.05), "from standing"
     assert first.interventions == ("rate:ee_velocity_x",)
     second = guard.filter([-0.8, 0, 0, 0], MIDDLE, first.command, DT)
@@ -145,3 +145,23 @@ def test_limits_that_contradict_each_other_let_nothing_through(changed) -> None:
     guard = SafetyFilter(changed(SAWYER, channels={"ee_velocity_x": forward}))
     with pytest.raises(RefusedCommand, match="ee_velocity_x"):
         guard.filter([0.5, 0, 0, 0], MIDDLE | {"ee_x": 0.5}, None, DT)
+
+
+def test_a_robot_outside_its_limits_is_led_back_and_not_thrown(arm) -> None:
+    """0.4 rad beyond the limit; as far as it may move within the body's time-out: 0.1 rad."""
+    result = SafetyFilter(arm).filter([0.0, 0.0], {"shoulder": 1.9, "elbow": 0.0}, np.zeros(2), DT)
+    assert result.command[0] == pytest.approx(1.8)
+
+
+def test_a_position_channel_whose_range_is_beyond_its_position_limits_gets_nothing(arm, changed) -> None:
+    guard = SafetyFilter(changed(arm, channels={"shoulder": {"min": 1.0, "position_max": 0.5}}))
+    with pytest.raises(RefusedCommand, match="shoulder") as caught:
+        guard.filter([0.4, 0.0], {"shoulder": 0.4, "elbow": 0.0}, None, DT)
+    assert caught.value.reason == "limits"
+
+
+def test_a_body_that_stops_sooner_than_a_period_still_obeys_for_a_period(changed) -> None:
+    """0.01 m from the limit; 0.8 m/s would carry it out within 12.5 ms."""
+    guard = SafetyFilter(changed(SAWYER, command={"timeout_s": 0.005}))
+    result = guard.filter([3.0, 0, 0, 0], MIDDLE | {"ee_x": 0.495}, None, DT)
+    assert result.command[0] * DT == pytest.approx(0.005)

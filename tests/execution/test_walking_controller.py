@@ -74,6 +74,8 @@ def test_it_stands_up_from_where_it_lies_waits_and_goes_over_to_the_policy() -> 
     np.testing.assert_array_equal(values[0], LYING)
     way = HOME - LYING
     assert (np.diff(values[:STAND_UP], axis=0) * np.sign(way) >= 0).all(), "straight there"
+    ends = np.abs(np.diff(values[: STAND_UP + 1], axis=0))[[0, -1]]
+    assert (ends <= 0.1 * np.abs(way) / STAND_UP + 1e-12).all(), "beginning and ending at rest"
     fastest = np.abs(np.diff(values[: up + RAMP], axis=0)).max(axis=0) / 0.02
     assert (fastest <= 1.6 * np.abs(way) / ROBOT.task.stand_up_s + 0.3 / ROBOT.task.ramp_s).all(), "and slowly"
     np.testing.assert_allclose(values[STAND_UP : up + 1], np.tile(HOME, (SETTLE + 1, 1)), atol=1e-12)
@@ -165,6 +167,7 @@ def test_lost_while_it_stands_up_it_begins_again_from_where_it_is(after) -> None
     bench.alive.discard("heartbeat")
     bench.measured = LYING + 0.2
     assert bench.tick(4).mode is Mode.DAMP
+    assert bench.core.counters["damp.heartbeat"] == 1
     bench.alive.add("heartbeat")
     command = bench.tick()
     assert command.mode is Mode.STAND_UP

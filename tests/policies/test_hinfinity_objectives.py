@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import msgspec
 import numpy as np
@@ -647,3 +648,81 @@ def test_direction_entropy():
 def test_nonsense_is_refused(change, expected):
     with pytest.raises(ValueError, match=expected):
         HInfinityConfig.from_dict(HInfinityConfig().to_dict() | change)
+
+
+def filled(learner: Learner, steps: int = 4, count: int = 8) -> Rollout:
+    """Of states and actions by chance; nothing is gained, paid or pushed."""
+    generator, actor = torch.Generator().manual_seed(2), learner.networks.actor
+    rollout = Rollout(steps, count, (5, 5, 2), torch.float32)
+    rollout.privileged[:] = torch.randn(steps + 1, count, 5, generator=generator)
+    with torch.no_grad():
+        seen = rollout.privileged[:-1].flatten(0, 1)
+        acted_on = actor.split(seen, actor.velocity(seen))
+        rollout.acted_on[:] = acted_on.unflatten(0, (steps, count))
+        rollout.mean[:] = actor.body.of_split(acted_on).unflatten(0, (steps, count))
+        rollout.action[:] = rollout.mean + actor.log_std.exp() * torch.randn(steps, count, 2, generator=generator)
+    return rollout
+
+
+def test_the_weight_of_entropy_widens_the_actions_within_their_bounds():
+    found = []
+    for weight in (0.0, 1.0):
+        learner = make_learner()
+        learner.learn(filled(learner), torch.full((8,), NOBODY), torch.full((8,), -1.0), weight)
+        found.append(float(learner.networks.actor.log_std.detach().mean()))
+    assert found[1] > found[0] + 0.005
+    learner = make_learner()
+    learner.networks.actor.log_std.data[:] = math.log(STD[1])
+    learner.learn(filled(learner), torch.full((8,), NOBODY), torch.full((8,), -1.0), 1.0)
+    assert float(learner.networks.actor.log_std.detach().max()) <= math.log(STD[1]) + 1e-6
+
+
+@pytest.mark.parametrize(("cost", "newtons", "grows"), [(5.0, 0.0, True), (0.0, 500.0, False)])
+def test_lambda_grows_while_the_constraint_is_violated_and_falls_while_it_is_kept(cost, newtons, grows):
+    learner = make_learner()
+    learner.dual.value = 0.5
+    rollout = filled(learner)
+    rollout.cost[:], rollout.force[..., 0] = cost, newtons
+    figures = learner.learn(rollout, torch.full((8,), DISTURBER), torch.full((8,), -1.0), 0.0)
+    assert (figures["constraint/slack"] < 0) == grows
+    assert (learner.dual.value > 0.5) == grows
+    before = learner.dual.value
+    learner.learn(rollout, torch.full((8,), CHANCE), torch.full((8,), -1.0), 0.0)
+    assert learner.dual.value == before, "without the disturber there is no constraint"
+
+
+def test_the_estimator_learns_the_velocity_of_the_state_that_is_seen():
+    learner = make_learner()
+    rollout = filled(learner)
+    samples, _ = learner._samples(rollout, torch.full((8,), NOBODY), torch.full((8,), -1.0))
+    torch.testing.assert_close(samples.velocity, rollout.privileged[:-1, :, :3].flatten(0, 1))
+
+
+def test_a_time_out_is_worth_its_last_state_whichever_group_of_robots_it_was_in():
+    """Of two groups of two; the environment knows the first of two numbers of each state."""
+    rollout, still = Rollout(1, 4, (1, 2, 1), torch.float32), np.zeros(2, dtype=np.float32)
+    rollout.privileged[:] = torch.arange(16.0).reshape(2, 4, 2)
+    for rows, last in ((slice(0, 2), 50.0), (slice(2, 4), 60.0)):
+        step = SimpleNamespace(
+            reward=still, cost=still, fell=np.array([False, False]), timed_out=np.array([False, True]),
+            final_privileged=np.full((2, 1), last, dtype=np.float32),
+        )  # fmt: skip
+        rollout.put(0, step, rows)
+    _, after = rollout.values(rollout.privileged, lambda seen: seen, torch.zeros(2))
+    assert after[0].tolist() == [[8, 9], [50, 3], [12, 13], [60, 7]]
+
+
+def test_the_weight_of_entropy_widens_the_disturbers_forces():
+    found = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        config = msgspec.structs.replace(SMALL, disturber_entropy=weight, disturber_learning_rate=1e-3)
+        disturber = Disturber(5, config)
+        disturber.policy.log_std.data[:] = math.log(0.5)
+        adversary = Adversary(config, disturber, 1.0, torch.Generator().manual_seed(0), Guard())
+        rollout = Rollout(4, 8, (5, 5, 2), torch.float32)
+        rollout.raw_force[:], rollout.decided[:] = torch.randn(4, 8, 3), True
+        who = torch.full((8,), DISTURBER)
+        adversary.learn(rollout, who, 0.02, torch.autocast("cpu", torch.bfloat16, enabled=False))
+        found.append(float(disturber.policy.log_std.detach().mean()))
+    assert found[1] > found[0] + 0.005

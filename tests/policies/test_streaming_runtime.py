@@ -159,7 +159,8 @@ def test_a_roll_of_the_whole_buffer_equals_a_slow_one(variant, datasets, robot, 
     policy = make_policy(datasets, robot, **VARIANTS[variant])
     session, slow = in_torch(policy).start(5), SlowStream(policy, 5)
     stamp, elapsed = 0, 0
-    late = [0, 0, 1, 0, 3, policy.config.horizon, 0]  # periods beyond what was expected
+    horizon, execute = policy.config.horizon, policy.config.execute
+    late = [0, 0, 1, 0, 3, horizon, 0, -execute, 0, horizon - execute, 0]  # periods beyond what was expected
     for number, more in enumerate([0] * policy.config.horizon + late):
         elapsed = (policy.config.execute + more) if number else 0
         stamp += elapsed * PERIOD_NS

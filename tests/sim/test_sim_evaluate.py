@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass, field
 from functools import partial
 
+import av
 import numpy as np
 import pytest
 from rich.console import Console
@@ -299,6 +300,8 @@ def test_videos_are_written(tmp_path):
     videos = sorted((tmp_path / "videos").iterdir())
     assert [v.name for v in videos] == sorted(f"reach-{seed}.mp4" for seed in result.seeds[:3])
     assert all(v.stat().st_size > 1000 for v in videos)
+    with av.open(videos[0]) as video:
+        assert video.streams.video[0].average_rate == 40, "as fast as it happened, every second step of 80 Hz"
 
 
 def test_a_policy_for_another_robot_is_refused_with_every_difference():
@@ -372,3 +375,15 @@ def test_noise_that_was_carried_out_is_that_of_the_places_in_the_chunk_that_were
     assert noise_carried_out({"0": 3, "2": 1}, (0.0, 0.1, 0.4)) == {"mean": 0.1, "max": 0.4}
     assert noise_carried_out({"0": 3, "2": 1}, None) is None
     assert noise_carried_out({}, (0.0, 0.1)) is None
+
+
+def test_what_the_safety_filter_changed_is_counted_over_all_episodes():
+    class Fast(Counting):
+        residual_noise = None
+
+        def act(self, observation):
+            chunk = super().act(observation)
+            return ActionChunk(np.tile([0.0, 0, 3.0, 0], (8, 1)), chunk.start_ns, chunk.period_ns, chunk.names)
+
+    (result,) = evaluate_tasks(lambda: Fast(_contract()), ["push"], 2)
+    assert result.limited["range:ee_velocity_z"] + result.limited["position:ee_velocity_z"] >= 2 * 500
