@@ -308,6 +308,7 @@ def test_a_real_robot_that_fell_did_not_walk_as_asked(tmp_path: Path) -> None:
             described = {"task": "flat", "task_name": "flat", "seed": 0, "observation_set": "proprioception"}
             messages = [("episode", STRING, episode_message(described))]
             messages += [("controller_state", STRING, message_type(STRING)(data=mode)) for mode in modes]
+            messages.append(("success", BOOL, message_type(BOOL)(data=True)))  # so far: it goes on
             for sensor in (joints, imu):
                 values = dict.fromkeys(sensor.fields, 0.5)
                 messages.append((sensor.topic, sensor.type, sensor_message(go2, sensor, values, START)))

@@ -30,6 +30,9 @@ def test_what_is_read_is_what_was_written(
     ]
     for index, length in enumerate((5, 1, 3)):
         assert same_episode(dataset.episode(index), make_episode(observation_set, index, length))
+    for index in (-1, 3):
+        with pytest.raises(DatasetError, match=f"has no episode {index}; it has 0 to 2"):
+            dataset.episode(index)
 
 
 def test_opening_again_appends_and_knows_what_is_there(
@@ -188,3 +191,10 @@ def test_an_image_that_is_not_uint8_is_refused(tmp_path: Path, robot: RobotContr
     episode.observations["observation.images.corner2"] = episode.observations["observation.images.corner2"] / 255.0
     with DatasetWriter(tmp_path / "d", robot, "image") as writer, pytest.raises(DatasetError, match="uint8"):
         writer.add(episode)
+
+
+def test_a_free_seed_is_beyond_all_of_its_task(tmp_path: Path, robot: RobotContract, make_episode: Callable) -> None:
+    with DatasetWriter(tmp_path / "d", robot, "state") as writer:
+        for seed in (4, 1):
+            writer.add(make_episode("state", seed, 1))
+        assert (writer.free_seed("drawer-open"), writer.free_seed("push")) == (5, 0)

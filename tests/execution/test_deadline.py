@@ -215,3 +215,18 @@ def test_a_reading_that_was_interrupted_does_not_move_the_offset() -> None:
 
     clock._steady_ns = preempted
     assert clock.to_steady(stamp) == before
+
+
+def test_a_reading_that_was_interrupted_once_is_read_again() -> None:
+    """Or a jump of the other clock would be followed by half the interruption too much."""
+    clocks = Clocks()
+    clock = SteadyClock(lambda: clocks.other, clocks.read_steady)
+    clocks.other -= 3_600_000_000_000
+    stamp, then, stalls = clocks.other, clocks.steady, iter((0, 8_000_000))
+
+    def preempted() -> int:
+        clocks.pass_ns(next(stalls, 0))
+        return clocks.read_steady()
+
+    clock._steady_ns = preempted
+    assert clock.to_steady(stamp) == pytest.approx(then, abs=100_000)
