@@ -98,8 +98,7 @@ class ControllerCore:
         self._chunk_timeout_ns = round(robot.task.chunk_timeout_s * NANOSECONDS)
         self._heartbeat_timeout_ns = round(robot.task.heartbeat_timeout_s * NANOSECONDS)
         self._recover_ns = round(robot.task.recover_s * NANOSECONDS)
-        needed = self._filter.fields | {c.measured_by for c in self._channels if c.hold == "measured" and c.measured_by}
-        self._measurements = Measurements(robot, needed, self._future_ns)
+        self._measurements = Measurements(robot, self._filter.fields, self._future_ns)
         self._tilt = TiltGuard(robot, self._future_ns)
         self._integrating = robot.command.kind != "joint_position"
         self._takeover = Takeover(robot)
@@ -249,12 +248,9 @@ class ControllerCore:
     # --- what must be there before a command may be followed
 
     def _chunk_error(self, chunk: ActionChunk, now_ns: int) -> str | None:
+        """Why a chunk is refused; that it is finite and has a name for each element, it has seen to itself."""
         if len(chunk.names) != len(self._names) or set(chunk.names) != set(self._names):
             return "names"
-        if chunk.actions.ndim != 2 or chunk.actions.shape[1] != len(self._names):
-            return "shape"
-        if not np.isfinite(chunk.actions).all():
-            return "non_finite"
         if abs(chunk.period_ns - self._period_ns) > PERIOD_TOLERANCE * self._period_ns:
             return "period"
         if chunk.start_ns > now_ns + self._future_ns:

@@ -45,7 +45,6 @@ from ros_nodes.pushes import push_from_message, push_message
 
 LOOP_ANSWER_S = 60.0  # for the physics loop to carry out a request: another task compiles another model
 THREAD_END_S = 2.0
-WARN_EVERY_S = 1.0
 
 
 class MujocoNode(ManagedNode):
@@ -151,7 +150,7 @@ class MujocoNode(ManagedNode):
 
     def _refuse(self, reason: str, error: MessageError) -> None:
         self.refused[reason] += 1
-        self.get_logger().warning(f"refused: {error}", throttle_duration_sec=WARN_EVERY_S)
+        self._warn_refused(str(error))
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:

@@ -22,6 +22,7 @@ from contracts import Camera, PolicyContract, RobotContract, Sensor, check_compa
 from contracts.messages import MessageError, concerns, image_array, sensor_fields
 from execution.chunk import ActionChunk
 from execution.clock import SteadyClock
+from execution.controller import FUTURE_PERIODS
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.observation import Observation, ObservationAssembler
 from policies.runtime import Runtime, Session
@@ -40,7 +41,6 @@ WARM_UP_INFERENCES = 3
 STOP_S = 2.0  # an inference that was begun is waited for this long
 SAY_WAITING_S = 2.0  # how often it says what it waits for
 NOT_NEWER = "its stamp is not newer than the last one's"
-FUTURE_PERIODS = 1.0  # a stamp may be this many control periods ahead: clocks of two machines agree that well
 
 
 class Heartbeat:
