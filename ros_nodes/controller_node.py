@@ -18,8 +18,8 @@ from std_msgs.msg import Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from contracts import RobotContract, Sensor, load_robot
-from contracts.messages import MessageError, concerns, sensor_fields
+from contracts import RobotContract, load_robot
+from contracts.messages import RefusedMessage, SensorReader
 from execution.clock import SteadyClock
 from execution.controller import FUTURE_PERIODS, NANOSECONDS, Command, ControllerCore, Mode
 from execution.deadline import DeadlineLoop, try_realtime
@@ -80,7 +80,6 @@ class ControllerNode(ManagedNode):
         self._reasons: tuple[str, ...] = ()  # why it does not follow the policy
         self._said = ""
         self._following = False  # since the latest activation, now or before
-        self._heard: set[str] = set()  # sensors: what then comes of other joints on their topics is somebody else's
 
     # --- lifecycle
 
@@ -196,25 +195,24 @@ class ControllerNode(ManagedNode):
         self._mode_publisher = self._advertise(String, "controller_state", qos.LATCHED)
         diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
         for sensor in core.needed_sensors:
-            self._listen(sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR)
+            heard = partial(self._on_sensor, SensorReader(sensor))
+            self._listen(sensor_message_type(sensor), sensor.topic, heard, qos.SENSOR)
         self._listen(JointTrajectory, "action_chunk", self._on_chunk, qos.CHUNK)
         self._listen(Header, "heartbeat", self._on_heartbeat, qos.HEARTBEAT)
         self._offer("~/statistics", self._on_statistics)
         self._offer("~/reset_controller", self._on_reset)
         self._every(DIAGNOSTICS_S, lambda: diagnostics.publish(self._diagnostics()))
 
-    def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
-        if sensor.name in self._heard and not concerns(message, sensor):
-            return
+    def _on_sensor(self, reader: SensorReader, message: SensorMessage) -> None:
         core = self._configured()
+        sensor = reader.sensor.name
         try:
-            names, values = sensor_fields(message, sensor)
-        except MessageError as error:
-            self._refuse(f"sensor.{sensor.name}.{error.reason}", error)
+            read = reader.read(message)
+        except RefusedMessage as error:
+            self._refuse(f"sensor.{sensor}.{error.reason}", error)
             return
-        self._heard.add(sensor.name)
         stamp = self._steady.to_steady(stamp_ns(message.header.stamp))
-        if not core.on_fields(sensor.name, stamp, names, values, time.monotonic_ns()):
+        if read is not None and not core.on_fields(sensor, stamp, *read, time.monotonic_ns()):
             self._warn_refused(core.refusal)
 
     def _on_chunk(self, message: JointTrajectory) -> None:
@@ -222,7 +220,7 @@ class ControllerNode(ManagedNode):
         start_ns = self._steady.to_steady(stamp_ns(message.header.stamp))
         try:
             chunk = chunk_from_message(message, round(self._robot.control_period_s * 1e9), start_ns)
-        except MessageError as error:
+        except RefusedMessage as error:
             self._refuse(f"chunk.{error.reason}", error)
             return
         if not core.on_chunk(chunk, time.monotonic_ns()):

@@ -19,7 +19,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import Camera, RobotContract, Sensor
-from contracts.messages import MessageError
+from contracts.messages import RefusedMessage
 from contracts.robot import IMU, JOINT_STATE, POSE, TWIST, VELOCITY
 from execution.chunk import MAX_HORIZON, ActionChunk
 
@@ -125,23 +125,23 @@ def chunk_from_message(message: JointTrajectory, period_ns: int, start_ns: int |
         start_ns: the message's stamp, told on the caller's clock; None: as it is, in ROS time.
 
     Raises:
-        MessageError: reason `size`, `names`, `period` or `non_finite`.
+        RefusedMessage: reason `size`, `names`, `period` or `non_finite`.
     """
     names, points = tuple(message.joint_names), message.points
     if not 1 <= len(points) <= MAX_HORIZON:
-        raise MessageError("size", f"a chunk has 1 to {MAX_HORIZON} points, not {len(points)}")
+        raise RefusedMessage("size", f"a chunk has 1 to {MAX_HORIZON} points, not {len(points)}")
     if not names or len(set(names)) != len(names):
-        raise MessageError("names", f"a chunk names each of its channels once, not {list(names)}")
+        raise RefusedMessage("names", f"a chunk names each of its channels once, not {list(names)}")
     for k, point in enumerate(points):
         if len(point.positions) != len(names):
-            raise MessageError("size", f"point {k} has {len(point.positions)} positions for {len(names)} names")
+            raise RefusedMessage("size", f"point {k} has {len(point.positions)} positions for {len(names)} names")
         due_ns = point.time_from_start.sec * NANOSECONDS + point.time_from_start.nanosec
         if abs(due_ns - k * period_ns) > PERIOD_TOLERANCE_NS:
-            raise MessageError("period", f"point {k} is due after {due_ns} ns; it must be {k} x {period_ns} ns")
+            raise RefusedMessage("period", f"point {k} is due after {due_ns} ns; it must be {k} x {period_ns} ns")
     actions = np.array([point.positions for point in points], dtype=np.float64)
     if not np.isfinite(actions).all():
         k, i = np.argwhere(~np.isfinite(actions))[0]
-        raise MessageError("non_finite", f"point {k} has {actions[k, i]} in {names[i]}")
+        raise RefusedMessage("non_finite", f"point {k} has {actions[k, i]} in {names[i]}")
     start_ns = stamp_ns(message.header.stamp) if start_ns is None else start_ns
     return ActionChunk(actions, start_ns, period_ns, names)
 
@@ -159,19 +159,19 @@ def command_from_message(message: Float64MultiArray, robot: RobotContract) -> ND
     """A command [dim], finite and within every channel's range.
 
     Raises:
-        MessageError: reason `size`, `layout`, `non_finite` or `range`.
+        RefusedMessage: reason `size`, `layout`, `non_finite` or `range`.
     """
     channels = robot.command.channels
     if len(message.data) != len(channels):
-        raise MessageError("size", f"a command has {len(channels)} elements, not {len(message.data)}")
+        raise RefusedMessage("size", f"a command has {len(channels)} elements, not {len(message.data)}")
     sizes = [dim.size for dim in message.layout.dim]
     if message.layout.data_offset != 0 or (sizes and math.prod(sizes) != len(channels)):
-        raise MessageError(
+        raise RefusedMessage(
             "layout", f"layout {sizes}, offset {message.layout.data_offset}, do not describe {len(channels)} elements"
         )
     for channel, value in zip(channels, message.data, strict=True):
         if not math.isfinite(value):
-            raise MessageError("non_finite", f"{channel.name}: {value}")
+            raise RefusedMessage("non_finite", f"{channel.name}: {value}")
         if not channel.min <= value <= channel.max:
-            raise MessageError("range", f"{channel.name}: {value} is not within [{channel.min}, {channel.max}]")
+            raise RefusedMessage("range", f"{channel.name}: {value} is not within [{channel.min}, {channel.max}]")
     return np.array(message.data, dtype=np.float64)

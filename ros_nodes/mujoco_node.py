@@ -26,7 +26,7 @@ from std_msgs.msg import Bool, Float64MultiArray, Header, String
 from std_srvs.srv import Trigger
 
 from contracts import Sensor, load_robot
-from contracts.messages import MessageError, sensor_fields
+from contracts.messages import RefusedMessage, sensor_fields
 from execution.deadline import DeadlineLoop
 from ros_nodes import qos
 from ros_nodes.body import Body, Push, make_body
@@ -122,9 +122,9 @@ class MujocoNode(ManagedNode):
         age_s = (time.time_ns() - info["source_timestamp"]) / NANOSECONDS
         try:
             if age_s > self._robot.command.timeout_s:
-                raise MessageError("stale", f"a command sent {age_s:.2f} s ago")
+                raise RefusedMessage("stale", f"a command sent {age_s:.2f} s ago")
             command = command_from_message(message, self._robot)
-        except MessageError as error:
+        except RefusedMessage as error:
             self._refuse(error.reason, error)
             return
         if self._body is not None:
@@ -133,7 +133,7 @@ class MujocoNode(ManagedNode):
     def _on_push(self, message: WrenchStamped) -> None:
         try:
             push = push_from_message(message)
-        except MessageError as error:
+        except RefusedMessage as error:
             self._refuse(f"push.{error.reason}", error)
             return
         if self._body is not None:
@@ -142,13 +142,13 @@ class MujocoNode(ManagedNode):
     def _on_request(self, sensor: Sensor, message: SensorMessage) -> None:
         try:
             _, values = sensor_fields(message, sensor)
-        except MessageError as error:
+        except RefusedMessage as error:
             self._refuse(f"{sensor.name}.{error.reason}", error)
             return
         if self._body is not None:
             self._body.take_request(values, time.monotonic_ns())
 
-    def _refuse(self, reason: str, error: MessageError) -> None:
+    def _refuse(self, reason: str, error: RefusedMessage) -> None:
         self.refused[reason] += 1
         self._warn_refused(str(error))
 

@@ -18,8 +18,8 @@ from std_msgs.msg import Header
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from contracts import Camera, PolicyContract, RobotContract, Sensor, check_compatible, load_robot
-from contracts.messages import MessageError, concerns, image_array, sensor_fields
+from contracts import Camera, PolicyContract, RobotContract, check_compatible, load_robot
+from contracts.messages import RefusedMessage, SensorReader, image_array
 from execution.chunk import ActionChunk
 from execution.clock import SteadyClock
 from execution.controller import FUTURE_PERIODS
@@ -94,7 +94,6 @@ class PolicyNode(ManagedNode):
         self._inference: InferenceThread | None = None
         self._heartbeat: Heartbeat | None = None
         self._imagination: ImaginationTopics | None = None
-        self._heard: set[str] = set()  # sensors: what then comes of other joints on their topics is somebody else's
 
     # --- lifecycle
 
@@ -182,23 +181,26 @@ class PolicyNode(ManagedNode):
         self._heartbeat_publisher = self._advertise(Header, "heartbeat", qos.HEARTBEAT)
         seen = ObservationAssembler(robot, contract)
         for sensor in seen.sensors:
-            self._listen(sensor_message_type(sensor), sensor.topic, partial(self._on_sensor, sensor), qos.SENSOR)
+            heard = partial(self._on_sensor, SensorReader(sensor))
+            self._listen(sensor_message_type(sensor), sensor.topic, heard, qos.SENSOR)
         for camera in seen.cameras:
             self._listen(Image, camera.topic, partial(self._on_image, camera), qos.SENSOR)
         self._offer("~/statistics", self._on_statistics)
         self._every(SAY_WAITING_S, self._say_waiting)
 
-    def _on_sensor(self, sensor: Sensor, message: SensorMessage) -> None:
+    def _on_sensor(self, reader: SensorReader, message: SensorMessage) -> None:
         inference = self._inference
-        if inference is None or (sensor.name in self._heard and not concerns(message, sensor)):
+        if inference is None:
             return
+        sensor = reader.sensor
         try:
+            read = reader.read(message)
+            if read is None:
+                return
             stamp = self._steady.now_ns() if sensor.is_request else self._checked_stamp(message.header)
-            names, values = sensor_fields(message, sensor)
-            self._heard.add(sensor.name)
             with inference.collecting() as assembler:
-                accepted = assembler.push_fields(sensor.name, stamp, names, values)
-        except MessageError as error:
+                accepted = assembler.push_fields(sensor.name, stamp, *read)
+        except RefusedMessage as error:
             self._refuse(inference, f"sensor.{sensor.name}.{error.reason}", error)
             return
         except ValueError as error:  # a number that the 32 bits of an observation cannot hold
@@ -214,7 +216,7 @@ class PolicyNode(ManagedNode):
         try:
             stamp = self._checked_stamp(message.header)
             image = image_array(message, camera)
-        except MessageError as error:
+        except RefusedMessage as error:
             self._refuse(inference, f"camera.{camera.name}.{error.reason}", error)
             return
         with inference.collecting() as assembler:
@@ -238,7 +240,7 @@ class PolicyNode(ManagedNode):
         stamp = self._steady.to_steady(stamp_ns(header.stamp))
         ahead_s = (stamp - self._steady.now_ns()) / 1e9
         if ahead_s > FUTURE_PERIODS * self._robot.control_period_s:
-            raise MessageError("future", f"the stamp is {ahead_s:.3f} s ahead of this computer's clock")
+            raise RefusedMessage("future", f"the stamp is {ahead_s:.3f} s ahead of this computer's clock")
         return stamp
 
     def _on_statistics(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

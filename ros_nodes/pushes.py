@@ -6,7 +6,7 @@ import numpy as np
 from geometry_msgs.msg import Vector3, Wrench, WrenchStamped
 from std_msgs.msg import Header
 
-from contracts.messages import MessageError
+from contracts.messages import RefusedMessage
 from ros_nodes.body import HEADING, WORLD, Push
 from ros_nodes.conversions import to_stamp
 
@@ -24,16 +24,16 @@ def push_from_message(message: WrenchStamped) -> Push:
     """A push, finite and within MAX_FORCE_N.
 
     Raises:
-        MessageError: reason `frame`, `torque`, `non_finite` or `range`.
+        RefusedMessage: reason `frame`, `torque`, `non_finite` or `range`.
     """
     frame, force, torque = message.header.frame_id, message.wrench.force, message.wrench.torque
     if frame not in (WORLD, HEADING):
-        raise MessageError("frame", f"a push in the frame {frame!r}; {WORLD!r} or {HEADING!r} would be right")
+        raise RefusedMessage("frame", f"a push in the frame {frame!r}; {WORLD!r} or {HEADING!r} would be right")
     if (torque.x, torque.y, torque.z) != (0.0, 0.0, 0.0):
-        raise MessageError("torque", f"a push with the torque {torque}; zero would be right")
+        raise RefusedMessage("torque", f"a push with the torque {torque}; zero would be right")
     values = np.array([force.x, force.y, force.z])
     if not np.isfinite(values).all():
-        raise MessageError("non_finite", f"a push of {values} N")
+        raise RefusedMessage("non_finite", f"a push of {values} N")
     if np.abs(values).max() > MAX_FORCE_N or np.linalg.norm(values) > MAX_FORCE_N:
-        raise MessageError("range", f"a push of {values} N; at most {MAX_FORCE_N:g} N would be right")
+        raise RefusedMessage("range", f"a push of {values} N; at most {MAX_FORCE_N:g} N would be right")
     return Push(values, frame)

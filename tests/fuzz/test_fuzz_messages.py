@@ -1,4 +1,4 @@
-"""Messages of every kind become the right arrays or a MessageError; whatever passes, no command is ever unsafe."""
+"""Messages of every kind become the right arrays or a RefusedMessage; whatever passes, no command is ever unsafe."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from contracts import PolicyContract, PolicyObservation, RobotContract, Sensor
-from contracts.messages import MessageError, image_array, sensor_fields
+from contracts.messages import RefusedMessage, image_array, sensor_fields
 from execution.chunk import ActionChunk
 from execution.controller import ControllerCore, Mode
 from execution.observation import NotReady, ObservationAssembler
@@ -151,7 +151,7 @@ def test_a_sensor_message_is_refused_or_read_by_name(data, small_robot) -> None:
     fits = fits and all(map(math.isfinite, wanted.values()))
     try:
         fields, values = sensor_fields(message, sensor)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason
         assert str(error)
         assert not fits
@@ -170,7 +170,7 @@ def test_a_picture_is_refused_or_exactly_what_the_contract_says(data, small_robo
     fits = fits and message.step >= camera.width * 3 and len(message.data) == camera.height * message.step
     try:
         picture = image_array(message, camera)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason
         assert not fits
         return
@@ -193,7 +193,7 @@ def test_a_command_is_refused_or_within_every_limit(data, robot) -> None:
     )
     try:
         command = command_from_message(message, robot)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason
         assert not fits
         return
@@ -213,7 +213,7 @@ def test_a_chunk_is_refused_or_what_was_sent(data, robot) -> None:
         fits = fits and abs(due_ns - k * PERIOD_NS) <= 1_000
     try:
         chunk = chunk_from_message(message, PERIOD_NS)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason
         assert not fits
         return
@@ -255,7 +255,7 @@ class Controlled:
     def hears_chunk(self, message: JointTrajectory) -> bool:
         try:
             chunk = chunk_from_message(message, PERIOD_NS, stamp_ns(message.header.stamp))
-        except MessageError as error:
+        except RefusedMessage as error:
             self.core.refuse(error.reason)
             return False
         return self.core.on_chunk(chunk, self.now_ns)
@@ -263,7 +263,7 @@ class Controlled:
     def hears_sensor(self, message: Any, sensor: Sensor) -> bool:
         try:
             names, values = sensor_fields(message, sensor)
-        except MessageError as error:
+        except RefusedMessage as error:
             self.core.refuse(error.reason)
             return False
         taken = self.core.on_fields(sensor.name, stamp_ns(message.header.stamp), names, values, self.now_ns)
@@ -373,7 +373,7 @@ def test_whatever_it_hears_an_observation_is_whole_and_finite(data, small_robot)
                 message = data.draw(sensor_messages(source, now_ns))
                 names, values = sensor_fields(message, source)
                 assembler.push_fields(source.name, stamp_ns(message.header.stamp), names, values)
-        except ValueError as error:  # MessageError, and what does not fit 32 bits
+        except ValueError as error:  # RefusedMessage, and what does not fit 32 bits
             assert str(error)
         try:
             observation = assembler.window(now_ns)

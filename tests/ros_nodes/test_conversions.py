@@ -16,7 +16,7 @@ from std_msgs.msg import Float64MultiArray, MultiArrayDimension
 from trajectory_msgs.msg import JointTrajectory
 
 from contracts import available_robots, load_robot
-from contracts.messages import MessageError, image_array, sensor_fields
+from contracts.messages import RefusedMessage, image_array, sensor_fields
 from episodes import messages, samples
 from execution.chunk import ActionChunk
 from ros_nodes import conversions
@@ -39,7 +39,7 @@ def sent(message):
 
 
 def reason(call) -> str:
-    with pytest.raises(MessageError) as caught:
+    with pytest.raises(RefusedMessage) as caught:
         call()
     return caught.value.reason
 
@@ -233,7 +233,7 @@ def test_any_chunk_is_whole_or_refused(points, names, due) -> None:
         message.points.append(point)
     try:
         chunk = conversions.chunk_from_message(sent(message), PERIOD)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason in {"size", "names", "period", "non_finite"}
         return
     assert chunk.actions.shape == (len(points), len(names))
@@ -255,7 +255,7 @@ def test_any_command_is_within_every_range_or_refused(data, size) -> None:
         message.layout.dim = [MultiArrayDimension(size=size)]
     try:
         command = conversions.command_from_message(sent(message), ROBOT)
-    except MessageError as error:
+    except RefusedMessage as error:
         assert error.reason in {"size", "layout", "non_finite", "range"}
         return
     assert len(command) == 4
