@@ -16,69 +16,76 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     """How a walking policy is trained. PPO's figures are HIMLoco's (arXiv 2312.11460).
 
     Attributes:
-        disturber: who pushes the robots: one that learns to (`hinfinity`), chance (`random`), or nobody (`none`).
-        iterations: of collecting and learning.
-        actor_widths, critic_widths, disturber_widths, estimator_widths: hidden layers; the estimator tells the actor
-            how fast the trunk moves.
-        initial_std: of the actions at first, within STD.
-        rollout_steps: control periods of every environment an iteration.
-        epochs, minibatches: of learning from them.
-        gamma, lam: discount, and the decay of generalised advantage estimation (arXiv 1506.02438), a step.
+        disturber: who pushes the robots: a network that learns to (`hinfinity`), chance (`random`), or nobody (`none`).
+        iterations: rounds of collecting and learning.
+        actor_widths: hidden layers of the network that acts.
+        critic_widths: hidden layers of the network that values states.
+        disturber_widths: hidden layers of the network that pushes.
+        estimator_widths: hidden layers of the network that tells the actor how fast the trunk moves.
+        initial_std: standard deviation of the actions at first, from 0.02 to 2.7; training keeps it in that range.
+        rollout_steps: control periods that every robot collects in an iteration.
+        epochs: how often an iteration learns from what was collected.
+        minibatches: parts that it is split into for that.
+        gamma: discount of the reward, per step.
+        lam: decay of generalised advantage estimation (arXiv 1506.02438), per step.
         clip_ratio: of PPO (arXiv 1707.06347); values are clipped by it too.
-        value_weight: of the values' loss.
-        entropy_warmup, entropy: weight of the actor's entropy in the warm-up, and after it: finding out how to walk
-            takes noise, but under pushes it makes robots fall that would have stood.
-        learning_rate: at first; it then follows desired_kl, within LEARNING_RATES.
-        desired_kl: between the policies before and after an update.
+        value_weight: weight of the values' loss.
+        entropy_warmup: weight of the actor's entropy in the warm-up: finding out how to walk takes noise.
+        entropy: the same after the warm-up: under pushes, noise makes robots fall that would have stood.
+        learning_rate: at first; it then follows desired_kl, from 1e-5 to 1e-2.
+        desired_kl: KL divergence between the policies before and after an update.
         gradient_clip: largest norm of the gradient.
-        ema_decay: what is deployed is a running mean of the actor's weights, of which so much stays in an iteration:
-            from one iteration to the next, how many pushes are survived changes more than it does in a hundred.
-        fall: what a fall is worth in the warm-up, in reward. As much as falling costs the task (-3) keeps robots from
-            trying to walk; 0 lets those fall that earn less than nothing.
-        fall_pushed: what it is worth to a robot that chance pushes with up to force_max_n; evenly in between. Under
-            strong pushes a step costs more than it earns, and a cheap fall would be a prize. Whoever pushes, it is
-            worth the same to a robot, and with a disturber at work it costs that too, beside the task.
+        ema_decay: the deployed actor is a running mean of the one that learns; this share of it stays in each
+            iteration. Without it, one iteration may change how many pushes are survived more than a hundred do.
+        fall: reward for a fall in the warm-up. At -3, what a fall costs the task, robots do not dare to walk; at 0,
+            those that earn less than nothing let themselves fall.
+        fall_pushed: the same for a robot that chance pushes with up to force_max_n; evenly in between. Under strong
+            pushes a step costs more than it earns, and a cheap fall would be a prize. It does not depend on who pushes;
+            once the disturber is at work, the constraint counts it too, beside the task's cost.
         mirror: networks are symmetric, left and right: what is learned on one side is learned on the other.
-        eta: the constraint: what a newton may cause in cost (lost task reward a second), beyond what robots pay that
-            nobody pushes, 1/N. It counts once a disturber is at work, and for forces by chance too: an H-infinity norm
-            bounds what any disturbance causes. So low that it takes effort: lambda at 0 is PPO.
-        lambda_start: the dual variable at first;
-        lambda_rate: what it falls by in an iteration, a unit of the constraint's slack (lost task reward a second);
-        lambda_max: and it stays below this.
-        warmup: iterations without forces.
-        chance_first: iterations after it in which only chance pushes: until forces are large, who makes them so teaches
-            more than who aims them;
-        turns: from then on, iterations in which each robot is with chance and with the disturber once. Were it with one
-            of them for good, chance would be left with those that bear less, or fewer would learn what it can do;
-        force_start_n, force_max_n: largest force on a robot after the warm-up, and ever. Each robot has its own by
-            chance and by the disturber: it rises with every step and drops with every fall, so that forces are as large
-            as can just be borne where the robot is, on a plane larger than on stairs;
-        force_ramp: iterations from force_start_n to force_max_n without a fall. 0: all have force_max_n from the start;
-        bearable_falls: falls a minute at which the force of a robot stays what it is.
-        vertical: share of the vertical part that acts of a force by chance: in the field, trunks are pushed from the
-            side;
-        disturber_vertical: the same of the disturber's: lifting while pushing is what it finds where it may.
-        hold: shortest and longest time of a force, steps.
-        rest: the same of the time without any between two forces, by chance: were there none, walking with a steady
-            push in the back would be what is learned. The disturber's hardly cease.
-        settle: shortest and longest time from an episode's beginning to its first force, steps: a robot just put down
-            does not walk yet.
-        share_random: of the environments, those with forces by chance beside the disturber's, so that it does not have
-            to show all of them and cannot make the policy forget them;
-        share_none: of those without forces, whoever pushes the others.
-        estimator_learning_rate, disturber_learning_rate: constant.
+        eta: the constraint: how much cost (lost task reward per second) a newton may cause, beyond the cost of robots
+            that nobody pushes, 1/N. It counts once the disturber is at work, for forces by chance too, since an
+            H-infinity norm bounds what any disturbance causes. Keep it low enough to be felt: at lambda 0 this is PPO.
+        lambda_start: the constraint's weight (its dual variable) at first.
+        lambda_rate: how much lambda falls in an iteration, per unit of the constraint's slack (lost task reward per
+            second).
+        lambda_max: lambda stays below this.
+        warmup: iterations without forces, at the start.
+        chance_first: iterations after the warm-up in which chance alone pushes: while forces are still small, pushing
+            hard teaches more than pushing where it hurts.
+        turns: after that, iterations in which every robot has been with chance and with the disturber once. If each
+            stayed with one of them, chance would keep the robots that bear less, or fewer would learn from it.
+        force_start_n: largest force on a robot right after the warm-up, N.
+        force_max_n: largest force ever, N. Each robot has a limit of its own, by chance and by the disturber. It rises
+            with every step and drops with every fall, so that forces are as large as the robot can just bear where it
+            is: larger on a plane than on stairs.
+        force_ramp: iterations from force_start_n to force_max_n without a fall; 0: everyone starts with force_max_n.
+        bearable_falls: falls per minute at which a robot's largest force stays as it is.
+        vertical: share of a chance force's vertical part that acts: in the field, trunks are pushed from the side.
+        disturber_vertical: the same for the disturber's forces; it finds lifting while pushing where it may.
+        hold: shortest and longest duration of a force, in control periods.
+        rest: shortest and longest pause between two forces by chance, in control periods: without one, robots would
+            learn to walk with a steady push in the back. The disturber does not pause.
+        settle: shortest and longest time from an episode's start to its first force, in control periods: a robot that
+            was just put down does not walk yet.
+        share_random: share of the robots that chance pushes once the disturber is at work, so that it need not show
+            every force and cannot make the policy forget any.
+        share_none: share of the robots that nobody pushes, at any time.
+        estimator_learning_rate: of the estimator; constant.
+        disturber_learning_rate: of the disturber; constant.
         disturber_entropy: weight of the entropy of the disturber's forces.
-        disturber_mean, disturber_std: largest norm of their mean, and smallest deviation, before they are squashed;
-            its largest deviation is that of chance, 1.
-        disturber_lam: as `lam`, for the disturber: a force and what comes of it last longer than lam reaches.
-        disturber_fall: what a fall is worth to the disturber, in what it costs the task: it is to bring robots down,
-            and not to hold them up, which costs the task too.
-        disturber_price: lost task reward a second that a newton must cause to be worth it to the disturber, 1/N. Not
-            eta: the cost counts what is lost without any force too, so that the constraint is active where a newton
-            more costs much less than eta, and who pays eta for it learns to push as little as it can.
-        disturber_balance: weight of the square of its mean force over all that it sees, before squashing. Left to
-            itself it ends with pushing from one side only, and robots learn to bear just that.
-        device: that learns: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on the CPU.
+        disturber_mean: largest norm of the mean of the disturber's forces, before they are squashed into the limit.
+        disturber_std: smallest standard deviation of these forces; the largest is 1, that of chance.
+        disturber_lam: `lam` of the disturber: a force and its consequences outlast what lam reaches.
+        disturber_fall: reward of the disturber for a fall, in units of what a fall costs the task: it is to bring
+            robots down, not to hold them up, which costs the task too.
+        disturber_price: task reward per second that a newton must cost before it pays for the disturber, 1/N. This is
+            not eta: the cost also counts what is lost without any force, so one more newton causes much less than eta
+            while the constraint is active, and a disturber that had to pay eta would learn to push as little as it can.
+        disturber_balance: weight of the square of the disturber's mean force over all that it sees, before squashing.
+            Without it, the disturber ends up pushing from one side only, and robots learn to bear just that.
+        device: where learning runs: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on
+            the CPU.
         precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
             it, else fp32. Weights and optimisers are always fp32.
         seed: of the first weights, the actions, the forces and the minibatches.
