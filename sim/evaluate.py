@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from contracts import RobotContract
+from contracts import RobotContract, check_compatible
 from episodes.data import EpisodeData
 from episodes.dataset import DatasetWriter
 from episodes.report import noise_carried_out, wilson_interval
@@ -70,10 +70,13 @@ def evaluate_tasks(
         delay_steps: control steps that an observation is on its way to the policy.
 
     Raises:
-        ValueError: an unknown task or stitching, a number out of range, or a policy that cannot do one of them.
+        ValueError: no task, an unknown task or stitching, a number out of range, or a policy that cannot do one of
+            them.
         ContractMismatch: the policy does not fit the robot.
         DatasetError: `record` holds something else, or other episodes of these tasks and seeds.
     """
+    if not tasks:
+        raise ValueError("name at least one task")
     for task in tasks:
         instruction(task)
     if episodes < 1:
@@ -155,6 +158,7 @@ class _Evaluator:
     def __init__(self, make_runtime: Callable[[], PolicyRuntime], robot: str | None, how: _How) -> None:
         self._runtime = make_runtime()
         self._robot = fitting_robot(self._runtime.contract) if robot is None else RobotContract.from_json(robot)
+        check_compatible(self._runtime.contract, self._robot)
         self._how = how
         for task in how.tasks:  # refused now, and not when the tasks before it are done
             self._runtime.start(0, instruction(task), how.prefix)

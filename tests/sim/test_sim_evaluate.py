@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import av
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
@@ -310,6 +311,12 @@ def test_a_policy_for_another_robot_is_refused_with_every_difference():
         evaluate_tasks(lambda: Counting(contract), ["push"], 1)
 
 
+def test_a_policy_that_sees_what_the_arm_does_not_have_is_refused_as_one_for_another_robot():
+    contract = msgspec.structs.replace(_contract(robot="go2"), observation_set="proprioception")
+    with pytest.raises(ContractMismatch, match="(?s)trained for 'go2'.*'proprioception'"):
+        evaluate_tasks(lambda: Counting(contract), ["push"], 1)
+
+
 def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
     feature = _contract("image").observations[1].feature
     other = type(feature)(
@@ -331,6 +338,7 @@ def test_the_simulated_arm_gets_the_cameras_that_the_policy_looks_at():
         ({"delay_steps": -1}, "delay_steps -1"),
         ({"delay_steps": 101}, "delay_steps 101 is not within"),
         ({"tasks": ["raech"]}, "reach"),
+        ({"tasks": []}, "at least one task"),
         ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
         ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
         ({"stitching": "prefix"}, "cannot continue the chunk before"),
