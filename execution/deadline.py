@@ -66,7 +66,8 @@ def try_realtime(priority: int = 50) -> str:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
     except OSError as error:
         slice_ = f", slice {_SLICE_NS / 1e6} ms" if _try_short_slice() else ""
-        return f"SCHED_OTHER{slice_}: {error.strerror}; SCHED_FIFO needs an rtprio limit (/etc/security/limits.conf)"
+        needed = f"an rtprio limit of at least {priority} (/etc/security/limits.conf)"
+        return f"SCHED_OTHER{slice_}: {error.strerror}; SCHED_FIFO needs {needed}"
     return f"SCHED_FIFO {priority}"
 
 

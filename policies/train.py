@@ -119,7 +119,7 @@ def _prepare(output: Path, config: CheckpointConfig, resume: bool) -> None:
     if not any(output.rglob(STATE_FILE)):
         return
     if not resume:
-        raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
+        raise CheckpointError(f"{output} already holds a training run: resume it (--resume), or choose another folder")
     changed = _changes(_comparable(load_config(output)), _comparable(config))
     if changed:
         listed = "\n".join(f"  - {change}" for change in changed)

@@ -132,7 +132,9 @@ def prepare(output: Path, config: LocomotionCheckpoint, resume: bool) -> None:
     require_state(output / STATE_FILE)
     if (output / STATE_FILE).exists():
         if not resume:
-            raise CheckpointError(f"{output} already holds a training run: resume it, or choose another directory")
+            raise CheckpointError(
+                f"{output} already holds a training run: resume it (--resume), or choose another folder"
+            )
         _, metadata = read_tensors(output / STATE_FILE)
         done = progress_of(Progress, metadata, output / STATE_FILE).iteration
         changed = _changed(load_config(output), config, done)
