@@ -25,7 +25,19 @@ from policies.streaming.config import StreamingConfig
 
 app = tyro.extras.SubcommandApp()
 train_app = tyro.extras.SubcommandApp()
-app.command(train_app, name="train", help="Train a policy on a dataset; the checkpoint is kept up to date as it goes.")
+app.command(
+    train_app,
+    name="train",
+    help="Train a policy: on a dataset, or (hinfinity) in simulation. Ctrl-C saves; `--resume` continues.",
+)
+
+HINTS = {
+    "torch": "; training, checkpoints and export need it: pip install 'visuomotor[train]'",
+    "gymnasium": "; simulation needs it: pip install 'visuomotor[metaworld]'",
+    "mujoco": "; simulation needs it: pip install 'visuomotor[metaworld]'",
+    "rclpy": "; this needs ROS 2: source its setup.bash, or pip install 'visuomotor[ros]'",
+}
+"""What helps where a package is missing that not every installation has."""
 
 DIFFUSION = DiffusionConfig()
 TRAINING = TrainingConfig()
@@ -53,16 +65,16 @@ def collect(
     noise: float = 0.0,
     keep_failures: bool = False,
 ) -> int:
-    """Let the scripted expert demonstrate tasks; stopped half-way, the same command continues.
+    """Let Meta-World's scripted experts demonstrate tasks. Stopped half-way, the same command continues.
 
     Args:
         tasks: Meta-World tasks, such as `drawer-open push`.
         output: the dataset (LeRobotDataset v3); made, or added to.
         episodes: successful demonstrations of each task.
         observations: what is recorded: `state` shows objects and the goal, `image` pictures and the end effector only.
-        cameras: of `image`; the robot contract's own if none is named.
-        image_size: height and width of the pictures, in pixels; the contract's own if not given.
-        seed: of the run.
+        cameras: Meta-World's cameras for `image`; those of the robot's contract if none is named.
+        image_size: height and width of the pictures, in pixels; as in the robot's contract if not given.
+        seed: other seeds give other episodes; the same seed gives the same ones.
         workers: processes.
         noise: added to what is executed, not to what is learned (DART), as a fraction of the full command.
         keep_failures: keep failed attempts too.
@@ -102,11 +114,11 @@ def train_diffusion(
     On several devices or machines: `accelerate launch -m visuomotor train diffusion ...`.
 
     Args:
-        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`).
-        output: the checkpoint, its state and TensorBoard's log.
-        policy: the network and its sampling.
+        dataset: a dataset of `visuomotor collect` or `visuomotor convert`; of one task or of several.
+        output: folder of the checkpoint, the training's state and TensorBoard's log.
+        policy: the network and how actions are sampled.
         training: the optimiser.
-        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+        resume: continue what is in `output`, bit for bit; from the beginning if there is nothing yet.
     """
     return _train("diffusion", dataset, output, policy, training, resume)
 
@@ -124,11 +136,11 @@ def train_carp(
     Two stages: the tokeniser (its state is in the folder `tokenizer` of the checkpoint), then the transformer.
 
     Args:
-        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`); of one task or of several.
-        output: the checkpoint, its state and TensorBoard's log.
+        dataset: a dataset of `visuomotor collect` or `visuomotor convert`; of one task or of several.
+        output: folder of the checkpoint, the training's state and TensorBoard's log.
         policy: the network and the choice of tokens.
         training: the optimiser, of the second stage.
-        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+        resume: continue what is in `output`, bit for bit; from the beginning if there is nothing yet.
     """
     return _train("carp", dataset, output, policy, training, resume)
 
@@ -144,11 +156,11 @@ def train_streaming(
     """Streaming Diffusion Policy: a buffer of actions that is denoised a little at every tick (arXiv 2406.04806).
 
     Args:
-        dataset: LeRobotDataset v3 with a robot contract in it (`visuomotor collect`); of one task or of several.
-        output: the checkpoint, its state and TensorBoard's log.
+        dataset: a dataset of `visuomotor collect` or `visuomotor convert`; of one task or of several.
+        output: folder of the checkpoint, the training's state and TensorBoard's log.
         policy: the network, its noise levels, and how the buffer is rolled.
         training: the optimiser.
-        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
+        resume: continue what is in `output`, bit for bit; from the beginning if there is nothing yet.
     """
     return _train("streaming", dataset, output, policy, training, resume)
 
@@ -169,13 +181,13 @@ def train_pad(
     transformer.
 
     Args:
-        dataset: LeRobotDataset v3 with pictures (`visuomotor collect --observations image`); of one task or of several.
-        output: the checkpoint, its state and TensorBoard's log.
+        dataset: a dataset with pictures (`visuomotor collect --observations image`); of one task or of several.
+        output: folder of the checkpoint, the training's state and TensorBoard's log.
         policy: the autoencoder, the transformer and its sampling.
         training: the optimiser, of the second stage.
-        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
-        video_dataset: another such dataset, of which pictures and instructions alone are learned from, no action.
-        video_fraction: of a batch that is video; 0.3 in the paper.
+        resume: continue what is in `output`, bit for bit; from the beginning if there is nothing yet.
+        video_dataset: another such dataset; only its pictures and instructions are learned from, not its actions.
+        video_fraction: share of a batch that comes from `video_dataset`; 0.3 in the paper.
     """
     return _train("pad", dataset, output, policy, training, resume, video_dataset, video_fraction)
 
@@ -192,16 +204,16 @@ def train_hinfinity(
 ) -> int:
     """Walking as told while being pushed: PPO under an H-infinity constraint, in simulation (arXiv 2404.14405).
 
-    `--disturber none` is plain PPO, `--disturber random` PPO with random forces; all else is the same. Ctrl-C saves.
+    `--disturber none` is plain PPO, `--disturber random` is PPO with random forces; all else is the same.
 
     Args:
-        output: the checkpoint, its state and TensorBoard's log.
+        output: folder of the checkpoint, the training's state and TensorBoard's log.
         robot: go2, aliengo or a1.
-        terrain: a plane; with rough ground beside it; or with slopes, stairs and obstacles too.
-        envs: robots that learn at the same time.
+        terrain: `flat`: a plane; `rough`: rough ground too; `all`: slopes, stairs and obstacles too.
+        envs: robots that are simulated at the same time.
         training: PPO, the disturber and the constraint.
-        resume: go on from `output`, bit for bit; from the beginning if there is nothing yet.
-        start_from: a checkpoint whose weights to begin with, of whatever robot: a robot that walks teaches the next.
+        resume: continue what is in `output`, bit for bit; from the beginning if there is nothing yet.
+        start_from: begin with the weights of this checkpoint, of any robot: one that walks teaches the next.
     """
     import os
 
@@ -240,28 +252,29 @@ def evaluate(
     device: Literal["cpu", "cuda"] = "cpu",
     sampling: dict[str, str] = {},  # noqa: B006  # tyro shows it, nobody changes it
 ) -> int:
-    """How often does a policy solve a task? In lock step with the simulator, through the robot's own controller.
+    """Measure how often a policy solves tasks: in lock step with the simulator, through the robot's own controller.
 
-    For Meta-World's tasks; how a policy walks, `python -m benchmarks.robustness` measures.
+    For Meta-World's tasks. For walking policies there is `python -m benchmarks.robustness`.
 
     Args:
-        policy: an exported bundle, or a checkpoint (then run by PyTorch).
-        task: one or several.
+        policy: an exported bundle, or a checkpoint (which PyTorch runs).
+        task: Meta-World tasks, one or several.
         episodes: of each task, on seeds that no demonstration has.
-        seed: of the run; the same seed gives the same episodes, whatever the number of workers.
+        seed: the same seed gives the same episodes, whatever the number of workers.
         json: write the result here.
-        video: write the first episodes of each task as MP4 into this folder; of a policy that imagines pictures (PAD)
-            they show these beside what then happened.
-        record: add every episode to a dataset here.
+        video: write the first 3 episodes of each task into this folder as MP4.
+            For a policy that imagines pictures (PAD), they show these beside what then happened.
+        record: add every episode to this dataset.
         workers: processes.
-        latency_steps: model an inference that takes so many control periods.
-        delay_steps: model observations that are on their way to the policy for so many control periods.
-        backend: that runs a bundle.
-        stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
-        prefix: actions that it repeats of the one before, with `--stitching prefix`.
-        execute: actions carried out before the policy looks again; as it was trained for if not given.
-        device: that runs a checkpoint; every worker has a copy there.
-        sampling: of a checkpoint, choices that training does not depend on, as of `visuomotor export`.
+        latency_steps: pretend that an inference takes this many control periods.
+        delay_steps: pretend that observations reach the policy this many control periods late.
+        backend: inference engine for a bundle.
+        stitching: how overlapping chunks are joined: the latest counts (`latest`), a weighted mean (`ensemble`),
+            or each chunk begins with the next actions of the one before (`prefix`; CARP only).
+        prefix: how many actions a chunk repeats of the one before, with `--stitching prefix`.
+        execute: actions carried out before the policy looks again; as in training if not given.
+        device: where a checkpoint runs; every worker has a copy there.
+        sampling: for a checkpoint: choices that training does not depend on, as in `visuomotor export`.
     """
     from policies.loading import load_runtime
     from sim.evaluate import evaluate_tasks
@@ -286,15 +299,15 @@ def export(
     sampling: dict[str, str] = {},  # noqa: B006  # tyro shows it, nobody changes it
     robot: str | None = None,
 ) -> int:
-    """Make a bundle of a checkpoint: graphs, contracts and sampler, which run without torch.
+    """Make a bundle from a checkpoint: graphs, contracts and sampler, which run without torch.
 
     Args:
-        checkpoint: a trained policy.
+        checkpoint: folder of a trained policy.
         output: the bundle's folder.
-        sampling: choices that training does not depend on, made anew: names and values, such as
-            `--sampling scheduler ddim inference_steps 16` (an unknown name is answered with those there are).
-        robot: of a walking policy: name or path of the contract that it is for, if not the one that it was trained on;
-            joints are found by name.
+        sampling: choose anew what training does not depend on: names and values.
+            Example: `--sampling scheduler ddim inference_steps 16`. An unknown name is answered with the known ones.
+        robot: for a walking policy: name or path of another robot contract than the one that it was trained with.
+            Joints are found by name.
     """
     from policies.export import export as export_checkpoint
 
@@ -324,34 +337,36 @@ def run(
     check: bool = False,
     unattended: bool = False,
 ) -> int:
-    """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, recorded.
+    """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, and record everything.
 
-    This is not functional safety: a real robot needs a hardware emergency stop within reach. It begins an episode when
-    you press Enter, and ends it with `success` (true or false). Ctrl-C stops the robot first and then the nodes. Exit
-    code 1: a node refused; 3: a node died; 130: stopped by you.
+    This is not functional safety: a real robot needs a hardware emergency stop within reach. On a real robot, each
+    episode begins when you press Enter and ends when the topic `success` says true or false, or after --steps. Ctrl-C
+    stops the robot first, then the nodes. Exit code 0: all episodes ran, solved or not; 1: something was refused or did
+    not answer; 3: a node died; 130: stopped by you.
 
     Args:
-        robot: name of a contract that comes with the project, or the path of your own.
+        robot: name of a contract that comes with the project (`metaworld_sawyer`, `go2` ...), or the path of your own.
         policy: an exported bundle.
-        task: what the simulated body is set up for; of a quadruped the terrain: flat, rough or all.
+        task: Meta-World's task; for a quadruped the terrain: `flat`, `rough` or `all`; for a real robot any name.
         output: the recording (`bag/`) and the nodes' logs (`nodes/`) go here.
         episodes: how many.
-        seed: as of `visuomotor eval`: the same episodes.
-        steps: an episode ends after so many control periods (Meta-World's own limit is 500): without success, unless
-            the task was not to fall for so long.
+        seed: the same episodes as with this seed in `visuomotor eval`.
+        steps: an episode ends after this many control periods (Meta-World's own limit is 500).
+            That counts as a failure, except where the task is to keep walking without a fall.
         json: write the run's figures here.
         cameras: recorded besides those that the policy sees.
         backend: inference engine.
-        stitching: how overlapping chunks are joined; with `prefix`, a chunk continues the one before it (CARP).
-        prefix: actions that it repeats of the one before, with `--stitching prefix`.
-        instruction: what a policy of several tasks is asked to do; by default what the task says.
-        velocity: a simulated quadruped is told to walk like this: forward and left, m/s, turning left, rad/s. Without
-            it, the run asks for nothing, and whoever publishes on its topic may.
-        push: a simulated quadruped is pushed so hard, N, for half a second, each time in another direction.
+        stitching: how overlapping chunks are joined: the latest counts (`latest`), a weighted mean (`ensemble`),
+            or each chunk begins with the next actions of the one before (`prefix`; CARP only).
+        prefix: how many actions a chunk repeats of the one before, with `--stitching prefix`.
+        instruction: what a policy of several tasks is asked to do, in words; by default what the task says.
+        velocity: how a simulated quadruped is told to walk: forward and left, m/s, turning left, rad/s.
+            Without it, the run sends no velocity, and others may publish on the robot's topic for it.
+        push: push a simulated quadruped with this force (at most 400 N) for half a second, in random directions.
         push_every: seconds from one push to the next.
-        imagine_hz: how often the pictures that the policy imagines (PAD) are published, on `imagined/t4` and so on;
-            at most 10, beside the control path. 0: never.
-        check: only compare the policy with the robot and the rest of what is asked for; nothing is started.
+        imagine_hz: how often the pictures that the policy imagines (PAD) are published, at most 10; 0: never.
+            They are on the topics `imagined/t4` and so on, and never delay control.
+        check: only check that the policy fits the robot and that everything else can be used; start nothing.
         unattended: a real robot begins each episode without waiting for Enter.
     """
     from ros_nodes.supervisor import RunOptions, run_robot
@@ -377,15 +392,17 @@ def replay(
     speed: float = 1.0,
     json: Path | None = None,
 ) -> int:
-    """Live an episode again: simulate it from its initial state and actions, and say whether it happens again.
+    """Simulate a recorded episode again from its initial state and actions, and say whether the same happens.
+
+    Exit code 1: it diverged from the recording.
 
     Args:
         recording: a bag or a dataset.
         episode: its number, from 0.
         video: also render it to this MP4.
-        camera: that the video is taken from; the robot contract's first if not named.
-        topics: publish a bag's messages on their topics in real time instead; nothing is simulated.
-        speed: of `topics`: 2 is twice as fast.
+        camera: view of the video; the first camera of the robot's contract if not given.
+        topics: instead, publish a bag's messages on their topics in real time; nothing is simulated.
+        speed: with `--topics`: 2 is twice as fast.
         json: write the verdict here.
     """
     if topics:
@@ -411,15 +428,15 @@ def convert(
     robot: str | None = None,
     assume_success: bool = False,
 ) -> int:
-    """Make training data of a recording (bag -> dataset), or a recording of a dataset (dataset -> bag).
+    """Make training data from a recording (bag to dataset), or a recording from a dataset (dataset to bag).
 
     Args:
         source: a bag or a dataset.
-        target: what is made; a dataset is added to.
+        target: what is made; a dataset may exist already, and is added to.
         observations: the observation set of the dataset; by default what the recorded policy saw.
-        robot: name or path of the contract of a recording's robot, by default the one that lies in it.
-        assume_success: take episodes for successes, and learn from them, of which nobody said (on the topic `success`)
-            how they ended, unless the controller stopped in them: demonstrations of a person on a real robot.
+        robot: name or path of the robot's contract; by default the one inside the recording.
+        assume_success: count an episode as a success if nobody said on the topic `success` how it ended.
+            Not if the controller stopped in it. For a person's demonstrations on a real robot.
     """
     from contracts import load_robot
     from episodes.opening import convert as convert_recording
@@ -431,7 +448,7 @@ def convert(
 
 @app.command
 def repair(bag: tyro.conf.Positional[Path], /) -> int:
-    """Mend a recording whose recorder was killed; the damaged file is kept beside it.
+    """Mend a recording whose recorder was killed. The damaged file is kept beside the mended one.
 
     Args:
         bag: the recording's folder.
@@ -443,7 +460,7 @@ def repair(bag: tyro.conf.Positional[Path], /) -> int:
 
 
 bench_app = tyro.extras.SubcommandApp()
-app.command(bench_app, name="bench", help="Measure on this machine what the project's tables are made of.")
+app.command(bench_app, name="bench", help="Measure on this machine.")
 
 
 @bench_app.command(name="latency")
@@ -455,17 +472,18 @@ def bench_latency(
     threads: int = 1,
     references: bool = False,
 ) -> int:
-    """How long does a policy take from an observation to an action chunk, and how far is that from the floor?
+    """Measure how long policies take from an observation to an action chunk, and how far that is from the floor.
 
-    Without one, measures Diffusion Policy, CARP and Streaming Diffusion Policy of known sizes, made on the fly with
-    random weights, in OpenVINO, ONNX Runtime and PyTorch, taking turns; no training is needed. About three minutes.
+    The floor is the time that the policy's multiplications alone would take. Without a policy, this measures Diffusion
+    Policy, CARP and Streaming Diffusion Policy of known sizes, with random weights, in OpenVINO, ONNX Runtime and
+    PyTorch by turns; nothing need be trained. That takes about three minutes.
 
     Args:
-        policies: bundles (or checkpoints, which are exported first).
+        policies: bundles, or checkpoints, which are exported first.
         json: write the rows here.
         calls: of each policy and engine; the 99th percentile needs a few hundred.
-        threads: CPU threads of each engine. 1 is what leaves the rest of the robot its cores.
-        references: measure the policies of known sizes beside those that are named, to compare.
+        threads: CPU threads of each engine; 1 leaves the robot's other cores to the rest.
+        references: also measure the policies of known sizes, to compare.
     """
     from benchmarks.latency import bench_latency as measure
     from benchmarks.latency_networks import NETWORKS
@@ -523,7 +541,8 @@ def main() -> None:
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError) and _nobody_reads():
             sys.exit(141)  # as a shell says of a command that SIGPIPE ended
-        sys.exit(f"visuomotor: {error}")
+        hint = HINTS.get(error.name or "", "") if isinstance(error, ImportError) else ""
+        sys.exit(f"visuomotor: {error}{hint}")
 
 
 def _nobody_reads() -> bool:

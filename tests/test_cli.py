@@ -114,6 +114,16 @@ def test_what_is_foreseen_to_fail_is_one_message(error: type[Exception], monkeyp
         main()
 
 
+def test_a_package_that_is_missing_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**options: object) -> None:
+        import torch  # noqa: F401
+
+    monkeypatch.setattr(app, "cli", fail)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit, match=r"torch.*pip install 'visuomotor\[train\]'"):
+        main()
+
+
 def test_training_on_scenes_of_evaluations_is_told(dataset: Path, tmp_path: Path) -> None:
     source, recorded = Dataset(dataset), tmp_path / "recorded"
     with DatasetWriter(recorded, source.robot, source.observation_set) as writer:
