@@ -48,7 +48,8 @@ def _actions(contract: PolicyContract) -> str:
     elements = zip(contract.action.names, contract.action.units, strict=True)
     named = ", ".join(f"{name} [{unit}]" for name, unit in elements)
     period_ms = contract.action_period_s * 1e3
-    return f"{contract.horizon} actions, {period_ms:g} ms apart, of which {contract.execute} are executed: {named}"
+    executed = f"of which {contract.execute} {'is' if contract.execute == 1 else 'are'}"
+    return f"{contract.horizon} actions, {period_ms:g} ms apart, {executed} executed: {named}"
 
 
 def _usage(parts: Parts, bundle: Path) -> str:
@@ -57,9 +58,8 @@ def _usage(parts: Parts, bundle: Path) -> str:
         how = "--task flat --velocity 0.5 0 0"
         return f"""    visuomotor run --robot {robot} --policy {bundle.name} {how} --output runs/{robot}
 
-Where to go is a `geometry_msgs/msg/Twist` on the robot's topic for it, which `--velocity` sends (to send your own,
-leave it out and set `ROS_DOMAIN_ID=0`). What is beyond the velocity commands above is cut, and silence means to stand.
-The robot stands up first, slowly. When the policy or the measurements are lost it sinks: only the joints' damping
-acts."""
+A `geometry_msgs/msg/Twist` on the robot's topic for it says where to go; `--velocity` sends it (to send your own, leave
+that out and set `ROS_DOMAIN_ID=0`). What exceeds the velocity commands above is cut, and silence means to stand. The
+robot first stands up, slowly. When the policy or the measurements are lost, it sinks: only the joints' damping acts."""
     return f"""    visuomotor eval {bundle.name} --task TASK
     visuomotor run --robot {robot} --policy {bundle.name} --task TASK --output runs/TASK"""
