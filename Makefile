@@ -16,6 +16,7 @@ help:
 	@echo "make lint     ruff and mypy on the whole tree"
 	@echo "make fuzz     10,000 generated bad inputs"
 	@echo "make install  the virtual environment alone"
+	@echo "make clean    remove the virtual environment and what tools left; recordings and datasets stay"
 
 install: system $(STAMP)
 

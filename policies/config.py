@@ -17,8 +17,8 @@ class ChunkConfig(Contract, frozen=True, kw_only=True):
     Attributes:
         horizon: actions in a chunk.
         execute: actions carried out before the policy looks again.
-        state_history: latest values of each state that the policy sees.
-        image_history: latest pictures of each camera that the policy sees.
+        state_history: how many of the latest values of each state the policy sees.
+        image_history: how many of the latest pictures of each camera the policy sees.
     """
 
     horizon: int = 16
@@ -32,9 +32,9 @@ class PolicyConfig(ChunkConfig, frozen=True, kw_only=True):
 
     Attributes:
         image_width: channels of the image ResNet's first stage. 64 in ResNet18.
-        keypoints: image positions that the spatial softmax gives, a camera.
-        shift_pixels: largest random shift of the pictures in training. 0 for a camera that does not move: there, the
-            place of a thing in the picture is what the policy must learn.
+        keypoints: image positions that the spatial softmax gives for each camera.
+        shift_pixels: largest random shift of the pictures in training. Keep it 0 for a camera that does not move:
+            there, the place of a thing in the picture is what the policy must learn.
     """
 
     image_width: int = 16
@@ -52,20 +52,20 @@ class TrainingConfig(Contract, frozen=True, kw_only=True):
 
     Attributes:
         steps: optimiser steps.
-        batch_size: samples a step and process.
+        batch_size: samples per step, in each process.
         learning_rate: at the end of the warm-up; then it falls along a cosine to final_learning_rate.
-        final_learning_rate: at the last step. The averaged weights need no 0 here.
-        warmup_steps: over which the learning rate rises from 0.
+        final_learning_rate: at the last step. It need not be 0, since the weights are averaged.
+        warmup_steps: steps over which the learning rate rises from 0.
         weight_decay: of AdamW.
         adam_betas: of AdamW.
         gradient_clip: largest norm of the gradient.
-        ema_power: the averaged weights keep 1 - (1 + step)^-ema_power of themselves in each step,
-        ema_max_decay: and at most this.
+        ema_power: in each step, the averaged weights keep the share 1 - (1 + step)^-ema_power of themselves.
+        ema_max_decay: the largest such share.
         precision: of the arithmetic in training: `auto` is bf16 where the hardware multiplies in it, else fp32. Weights
             and optimiser are always fp32.
         seed: of the first weights, of the batches and of the noise.
         checkpoint_every_s: seconds between two checkpoints.
-        threads: of PyTorch on the CPU; None leaves them as they are (OMP_NUM_THREADS).
+        threads: of PyTorch on the CPU; None: as PyTorch chooses (or OMP_NUM_THREADS says).
     """
 
     steps: int = 4000

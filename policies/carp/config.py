@@ -17,22 +17,23 @@ class CarpConfig(PolicyConfig, frozen=True, kw_only=True):
         execute: actions carried out before the policy looks again. 8 in the paper; a chunk is so cheap that looking
             twice as often costs nothing.
         scales: positions over time of each scale, coarse to fine; the last is horizon / 4.
-        codes: in the codebook of each action dimension, shared by its scales.
+        codes: size of the codebook that each action dimension has, shared by its scales.
         code_dim: channels of the latent and length of a code.
         lookup: the nearest code by angle (`cosine`, as in the paper) or by distance (`euclidean`).
-        tokenizer_channels: of the tokeniser's convolutions at full and at half time resolution, an action dimension.
+        tokenizer_channels: channels per action dimension of the tokeniser's convolutions, at full and half resolution.
         tokenizer_steps: optimiser steps of the first stage, which trains the tokeniser.
-        tokenizer_batch_size: chunks a step in that stage.
-        tokenizer_learning_rate: in that stage.
+        tokenizer_batch_size: chunks per step in that stage.
+        tokenizer_learning_rate: learning rate in that stage.
         depth: transformer blocks. 8 in the paper (state), with width 64.
         width: of the transformer.
         heads: of its attention.
-        mlp_ratio: hidden width of a block's MLP over `width`. 4 in the paper.
-        modulation: of the blocks by the observation: one AdaLN layer for each (`block`, as in the paper), or one for
-            all, to which every block adds its own constant (`shared`, arXiv 2310.00426): a fifth of the parameters.
+        mlp_ratio: hidden width of a block's MLP, as a multiple of `width`. 4 in the paper.
+        modulation: how the observation acts on the blocks: by one AdaLN layer for each (`block`, as in the paper), or
+            one for all, to which every block adds its own constant (`shared`, arXiv 2310.00426): a fifth of the
+            parameters.
         dropout: in the transformer, in training.
-        top_k: codes that a token may choose from; 1 always takes the most likely: no randomness.
-        temperature: of the choice among several.
+        top_k: how many of the most likely codes a token is drawn from; with 1 there is no randomness.
+        temperature: of that draw.
     """
 
     execute: int = 4

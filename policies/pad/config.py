@@ -41,10 +41,10 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         execute: actions carried out before the policy looks again; up to the first predicted pose in the paper.
         size: nano, S, B, L or XL, or LAYERSxWIDTHxHEADS such as 12x384x6.
         future: how many control periods ahead pictures and poses are predicted.
-        predict_images: False predicts poses alone, with the same network: a comparison that the paper makes.
-        present_apart: the present of the pictures also stands in tokens of its own, and what acts sees these instead of
-            the pictures that are being imagined: pictures are then a second task of the same network, no more. Not in
-            the paper: to find out which of the two it is that helps, or harms.
+        predict_images: predict pictures too; without, poses alone with the same network, a comparison of the paper.
+        present_apart: the present picture has tokens of its own, and the poses look at these instead of the pictures
+            being imagined: imagining is then a second task of the same network, no more. Not in the paper; it shows
+            which of the two helps or harms.
         depth: predict depth pictures too; the observation set then has a second camera, named `<camera>_depth`, whose
             pictures show depth as grey.
         poses: what is predicted of the end effector: where it will be (`absolute`, as in the paper), how far it will
@@ -54,28 +54,28 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
         shared_modulation: all blocks share one modulation (adaLN-single): a third fewer parameters. DiT's do not.
         eye: a few convolutions look at the clean picture itself, beside its latents, and are trained with the
             transformer: small things, like goals of two pixels, are lost in latents. Not in the paper.
-        eye_channels: of the details that they add to the tokens of pictures.
+        eye_channels: channels of the details that these convolutions add to the tokens of pictures.
         keypoints: image positions (a spatial softmax) that they add to the token of poses.
-        latent_channels: of the autoencoder.
+        latent_channels: channels of the autoencoder's latents.
         vae_patch: pixels along each side of what its first convolution sees as one place. 1 in Stable Diffusion's; on a
             CPU, convolutions over all pixels cost more than all the rest.
-        vae_channels: of its levels, each but the last halving the picture. GroupNorm asks for multiples of vae_groups.
-        vae_layers: residual blocks a level.
-        vae_groups: of its GroupNorms.
+        vae_channels: channels of its levels, each but the last halving the picture; multiples of vae_groups.
+        vae_layers: residual blocks per level.
+        vae_groups: groups of its GroupNorms.
         vae_steps: optimiser steps of the first stage, which trains the autoencoder.
-        vae_batch_size: samples a step in that stage.
-        vae_learning_rate: in that stage.
+        vae_batch_size: samples per step in that stage.
+        vae_learning_rate: learning rate in that stage.
         pretrained_vae: directory of an AutoencoderKL as diffusers saves it, in place of that stage.
         pretrained_dit: directory of a DiTTransformer2DModel as diffusers saves it, to start the transformer from.
         text: how an instruction is told: by an embedding that is learned with the rest (`learned`), or by that of a
             frozen encoder of sentences (`sentence`) or of CLIP (`clip`, as in the paper), which a robot does not need.
         text_dim: length of the embedding: of all-MiniLM-L6-v2 384, of CLIP ViT-B/32 512.
-        text_directory: of the encoder, as Hugging Face's transformers saves it.
+        text_directory: directory of that frozen encoder, as Hugging Face's transformers saves it.
         prediction_type: what the network gives: the noise (`epsilon`, as in the paper), the clean sample, or their
             mixture `v_prediction` (arXiv 2202.00512).
-        action_weight: of the error of poses (and depth) against that of pictures.
-        action_ramp_steps: optimiser steps over which it rises from 0.
-        solver: of the sampling: `dpm++` (DPM-Solver++(2M), arXiv 2211.01095) or `ddim`.
+        action_weight: weight of the error of poses (and depth) against that of pictures.
+        action_ramp_steps: optimiser steps over which this weight rises from 0.
+        solver: how chunks are sampled: `dpm++` (DPM-Solver++(2M), arXiv 2211.01095) or `ddim`.
         inference_steps: runs of the network for a chunk.
         gripper_threshold: the gripper closes while the predicted opening is below this, and opens above it.
     """

@@ -17,22 +17,22 @@ class StreamingConfig(PolicyConfig, frozen=True, kw_only=True):
 
     Attributes:
         horizon: actions in the buffer.
-        execute: actions carried out before the policy looks again; the staircase has a step for each so many actions.
+        execute: actions carried out before the policy looks again. A step of the staircase is as many actions wide.
         widths: channels of the UNet's levels, each but the last halving the time axis.
         kernel_size: of the convolutions over time.
         level_dim: width of the embedding of a noise level.
-        noise_levels: from level 0, a clean action, to level `noise_levels`, nothing but noise.
+        noise_levels: the highest noise level, nothing but noise; level 0 is a clean action.
         prediction: what the network gives: the noise (`epsilon`, as in the paper), the clean action (`sample`), or
             their mixture whose error weighs alike at every level (`v_prediction`, arXiv 2202.00512).
-        chunkwise: weight, among the training samples, of staircases as they are when rolling;
-        constant: of one level for the whole chunk, as when a buffer is denoised from nothing;
-        independent: of a level of its own for each action. The paper's mixture is 0.8, 0.2, 0.
-        scheduler: of the denoising steps: `ddim` (deterministic) or `ddpm` (fresh noise in each).
-        evaluations: of the network an observation; together they lead one step down the staircase.
+        chunkwise: share of the training samples with a staircase of noise levels, as when the buffer rolls.
+        constant: share with one level for the whole chunk, as when a buffer is denoised from nothing.
+        independent: share with a level of its own for each action. The paper's shares are 0.8, 0.2 and 0.
+        scheduler: how the buffer is denoised: `ddim` (deterministic) or `ddpm` (fresh noise in each step).
+        evaluations: runs of the network per observation; together they lead one step down the staircase.
         reset: what the buffer is at the start of an episode: noise added to zeros (`zero`) or to `reset_action`
             (`constant`), or a chunk denoised from pure noise, with noise added again (`denoised`).
-        reset_action: in the contract's units; all zeros if empty.
-        reset_evaluations: of the network for `denoised`.
+        reset_action: the action of `--reset constant`, in the contract's units; all zeros if empty.
+        reset_evaluations: runs of the network for `--reset denoised`.
     """
 
     horizon: int = 20
