@@ -247,7 +247,7 @@ class RobotContract(Contract, frozen=True, kw_only=True):
     """A robot, simulated or real: the whole of what the rest of the stack may know of it.
 
     Attributes:
-        name: of the robot; also its ROS namespace.
+        name: of the robot, the same for all of its model; also its ROS namespace, unless it is given another.
         body: what simulates it (`metaworld`; `quadruped`: `sim.legged`), or `external` for a real one.
         control_rate_hz: commands a second.
         joint_names: in the order of the robot's own description (URDF or MJCF).

@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -183,9 +183,13 @@ class RecordedMessage:
 
 @dataclass(frozen=True)
 class BagEpisode:
-    """An episode of a recording: what the `episode` topic said of it, its files, first and last log time (ns)."""
+    """An episode of a recording: what the `episode` topic said of it, its files, first and last log time (ns).
+
+    `namespace` is the robot's when it was recorded: that of the `episode` topic, such as `/left`.
+    """
 
     index: int
+    namespace: str
     description: dict[str, Any]
     files: tuple[Path, ...]
     start_ns: int
@@ -268,21 +272,26 @@ class BagReader:
             raise BagError(str(error)) from None
 
     def episodes(self) -> list[BagEpisode]:
-        """The episodes recorded: one begins where the `episode` topic says something new; later files continue it."""
+        """The episodes recorded: one begins where the `episode` topic says something new; later files continue it.
+
+        Each robot's, by its namespace: those of two robots may go on at the same time.
+        """
         found: list[BagEpisode] = []
+        latest: dict[str, int] = {}  # of each namespace, the index of its newest episode
         for file in self.files:
             start: int | None = None
             for message in self.raw(files=[file]):
                 start = message.log_time_ns if start is None else start
-                description = self._description(message) if message.topic.rsplit("/", 1)[-1] == EPISODE_TOPIC else None
-                if description is not None and not (found and found[-1].description == description):
-                    first_here = not (found and file in found[-1].files)
-                    begin = start if first_here else message.log_time_ns
-                    found.append(BagEpisode(len(found), description, (file,), begin, begin))
-                elif found:
-                    last = found[-1]
-                    files = last.files if file in last.files else (*last.files, file)
-                    found[-1] = BagEpisode(last.index, last.description, files, last.start_ns, message.log_time_ns)
+                namespace, _, name = message.topic.rpartition("/")
+                description = self._description(message) if name == EPISODE_TOPIC else None
+                before = found[latest[namespace]] if namespace in latest else None
+                if description is not None and not (before is not None and before.description == description):
+                    begin = message.log_time_ns if before is not None and file in before.files else start
+                    latest[namespace] = len(found)
+                    found.append(BagEpisode(len(found), namespace, description, (file,), begin, begin))
+                for index in latest.values():
+                    files = found[index].files if file in found[index].files else (*found[index].files, file)
+                    found[index] = replace(found[index], files=files, end_ns=message.log_time_ns)
         return found
 
     def episode(self, index: int) -> BagEpisode:

@@ -140,9 +140,9 @@ def _collect(reader: BagReader, episode: BagEpisode, robot: RobotContract, featu
     parts: list[Sensor | Camera] = [*sensors, *cameras]
     by_topic: dict[str, list[Sensor | Camera]] = {}
     for part in parts:
-        by_topic.setdefault(topic_name(robot, part.topic), []).append(part)
-    applied, success = topic_name(robot, commands_topic(robot)[0]), topic_name(robot, "success")
-    pushed, mode = topic_name(robot, "applied_push"), topic_name(robot, "controller_state")
+        by_topic.setdefault(topic_name(episode.namespace, part.topic), []).append(part)
+    others = (commands_topic(robot)[0], "success", "applied_push", "controller_state")
+    applied, success, pushed, mode = (topic_name(episode.namespace, topic) for topic in others)
     for message in reader.raw({*by_topic, applied, success, pushed, mode}, episode.files):
         if not episode.start_ns <= message.log_time_ns <= episode.end_ns:
             continue

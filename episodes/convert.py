@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from contracts.feature import Feature
 from contracts.robot import JOINT_STATE, RobotContract
 from contracts.serialization import ContractError
-from episodes.bag import BagError, BagReader, BagWriter, Topic
+from episodes.bag import EPISODE_TOPIC, BagError, BagReader, BagWriter, Topic
 from episodes.bag_rows import ConversionReport, bag_episode, commands_topic
 from episodes.data import DatasetError
 from episodes.dataset import Dataset
@@ -65,7 +66,7 @@ def bag_to_dataset(
         raise BagError(f"{bag}: holds no robot contract; name the robot")
     episodes = reader.episodes()
     if not episodes:
-        raise BagError(f"{bag}: no message on {topic_name(robot, 'episode')!r}, so there is no episode in it")
+        raise BagError(f"{bag}: no message on a topic {EPISODE_TOPIC!r}, so there is no episode in it")
     observation_set = observation_set or episodes[0].description.get("observation_set")
     if not isinstance(observation_set, str):
         raise BagError(
@@ -127,12 +128,14 @@ def recorded_topics(robot: RobotContract, features: tuple[Feature, ...]) -> list
     ]
     listed += dict.fromkeys((sensor.topic, sensor.type, SENSOR_QOS) for sensor in sensors)
     listed += [(camera.topic, IMAGE, SENSOR_QOS) for camera in cameras]
-    return [Topic(topic_name(robot, topic), kind, message_definition(kind), qos) for topic, kind, qos in listed]
+    full = partial(topic_name, "/" + robot.name)
+    return [Topic(full(topic), kind, message_definition(kind), qos) for topic, kind, qos in listed]
 
 
 def episode_messages(dataset: Dataset, index: int, start_ns: int) -> Iterator[tuple[str, str, Any, int]]:
     """(topic, type, message, stamp ns) of one episode in order of time, from `start_ns` on. Raises DatasetError."""
     robot, data = dataset.robot, dataset.episode(index)
+    full = partial(topic_name, "/" + robot.name)
     features = robot.observation_features(dataset.observation_set)
     sensors, cameras = sensors_of(robot, features)
     columns = {n: data.observations[f.key][:, i] for f in features if not f.is_image for i, n in enumerate(f.names)}
@@ -145,20 +148,20 @@ def episode_messages(dataset: Dataset, index: int, start_ns: int) -> Iterator[tu
         "episode": index,
         "observation_set": dataset.observation_set,
     }
-    yield topic_name(robot, "episode"), STRING, episode_message(description), start_ns
+    yield full("episode"), STRING, episode_message(description), start_ns
     stamp = start_ns
     for row in range(len(data)):
         stamp = start_ns + round(row * robot.control_period_s * 1e9)
         for sensor in sensors:
             values = {name: float(columns[name][row]) for name in sensor.fields if name in columns}
             if sensor.type == JOINT_STATE or len(values) == len(sensor.fields):
-                yield topic_name(robot, sensor.topic), sensor.type, sensor_message(robot, sensor, values, stamp), stamp
+                yield full(sensor.topic), sensor.type, sensor_message(robot, sensor, values, stamp), stamp
         for camera in cameras:
             picture = data.observations[f"observation.images.{camera.name}"][row]
-            yield topic_name(robot, camera.topic), IMAGE, image_message(camera, picture, stamp), stamp
+            yield full(camera.topic), IMAGE, image_message(camera, picture, stamp), stamp
         topic, kind = commands_topic(robot)
         if kind == JOINT_STATE:
-            yield topic_name(robot, topic), kind, joint_state(stamp, "", channels, data.applied[row]), stamp
+            yield full(topic), kind, joint_state(stamp, "", channels, data.applied[row]), stamp
         else:
-            yield topic_name(robot, topic), kind, number_array(data.applied[row]), stamp
-    yield topic_name(robot, "success"), BOOL, message_type(BOOL)(data=data.success), stamp
+            yield full(topic), kind, number_array(data.applied[row]), stamp
+    yield full("success"), BOOL, message_type(BOOL)(data=data.success), stamp

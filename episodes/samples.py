@@ -18,9 +18,9 @@ BOOL = "std_msgs/msg/Bool"
 STRING = "std_msgs/msg/String"
 
 
-def topic_name(robot: RobotContract, topic: str) -> str:
-    """A topic of the contract in full: within the robot's namespace, unless it is absolute."""
-    return topic if topic.startswith("/") else f"/{robot.name}/{topic}"
+def topic_name(namespace: str, topic: str) -> str:
+    """A topic of the contract in full: within the robot's namespace (`/left`), unless it is absolute."""
+    return topic if topic.startswith("/") else f"{namespace}/{topic}"
 
 
 def is_sustained(robot: RobotContract) -> bool:

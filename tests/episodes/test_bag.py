@@ -182,6 +182,25 @@ def test_episodes_without_splits_and_over_several_files(tmp_path: Path) -> None:
     assert (second.description, second.start_ns, second.end_ns, len(second.files)) == ({"seed": 1}, 20, 30, 2)
 
 
+def test_two_robots_in_one_recording_have_each_their_own_episodes(tmp_path: Path) -> None:
+    """Regression: an episode of the one ended where one of the other began, and what it was of was not known."""
+    names = ("/left/episode", "/cell/right/episode", "/left/joint_states")
+    topics = [Topic(name, STATE if "states" in name else STRING, "") for name in names]
+    with BagWriter(tmp_path / "bag", topics) as writer:
+        writer.write("/left/episode", _text('{"seed": 0}'), 10, 10)
+        writer.write("/cell/right/episode", _text('{"seed": 0}'), 11, 11)
+        writer.write("/left/joint_states", _state(12), 12, 12)
+        writer.split()
+        writer.write("/cell/right/episode", _text('{"seed": 1}'), 20, 20)
+        writer.write("/left/joint_states", _state(30), 30, 30)
+        writer.write("/left/episode", _text('{"seed": 1}'), 31, 31)
+    found = BagReader(tmp_path / "bag").episodes()
+    spans = [(e.namespace, e.description["seed"], e.start_ns, e.end_ns, len(e.files)) for e in found]
+    assert spans == [("/left", 0, 10, 30, 2), ("/cell/right", 0, 10, 12, 1), ("/cell/right", 1, 20, 31, 1),
+                     ("/left", 1, 31, 31, 1)]  # fmt: skip
+    assert [e.index for e in found] == [0, 1, 2, 3]
+
+
 def test_the_contract_travels_in_metadata_and_in_each_file(tmp_path: Path, robot: RobotContract) -> None:
     with BagWriter(tmp_path / "bag", [STATES], robot) as writer:
         writer.write(STATES.name, _state(1), 1, 1)

@@ -49,19 +49,23 @@ CHANNELS = ["ee_velocity_x", "ee_velocity_y", "ee_velocity_z", "gripper_effort"]
 class Recorder:
     """Writes a robot's messages with chosen stamps; `at` is in ms after the start."""
 
-    def __init__(self, path: Path, robot: RobotContract) -> None:
+    def __init__(self, path: Path, robot: RobotContract, namespaces: tuple[str, ...] = ()) -> None:
         self.robot = robot
-        self.namespace = f"/{robot.name}/"
         topics = recorded_topics(robot, robot.observation_features("image"))
-        topics.append(Topic(f"{self.namespace}controller_state", STRING, message_definition(STRING)))
-        self.writer = BagWriter(path, topics, robot)
+        topics.append(Topic(f"/{robot.name}/controller_state", STRING, message_definition(STRING)))
+        home, namespaces = f"/{robot.name}/", namespaces or (f"/{robot.name}",)
+        self.namespace = f"{namespaces[0]}/"
+        moved = {t.name.replace(home, f"{n}/"): t for n in namespaces for t in topics}
+        self.writer = BagWriter(path, [topic._replace(name=name) for name, topic in moved.items()], robot)
         self.now = START
         self.off_ms = 0.0  # by which the robot's clock is ahead
         self.also: list[Sensor] = []  # sensors that speak besides those of the image set
 
     def raw(self, topic: str, message: Any, kind: str) -> None:
         self.now += 1
-        self.writer.write(self.namespace + topic, serialize(message, kind), self.now, self.now)
+        self.writer.write(
+            topic if topic.startswith("/") else self.namespace + topic, serialize(message, kind), self.now, self.now
+        )
 
     def episode(self, **changes: object) -> None:
         self.raw("episode", episode_message({**DESCRIPTION, **changes}), STRING)
@@ -156,8 +160,8 @@ def test_a_real_robots_recording_is_training_data_too(
 class RealRecorder(Recorder):
     """What a recorder hears of a real robot, whose commands are arrays and of which nobody says how it went."""
 
-    def __init__(self, path: Path, robot: RobotContract) -> None:
-        super().__init__(path, RobotContract.from_dict({**robot.to_dict(), "body": "external"}))
+    def __init__(self, path: Path, robot: RobotContract, namespaces: tuple[str, ...] = ()) -> None:
+        super().__init__(path, RobotContract.from_dict({**robot.to_dict(), "body": "external"}), namespaces)
         self.episodes = 0
 
     def work(self, *modes: str, commands: float = 0.1, faster: float = 1.0) -> None:
@@ -251,6 +255,48 @@ def test_stamps_of_another_clock_than_the_recorders_are_refused(
     if message is not None:
         assert message in report.skipped[0]
         assert f"{abs(off_s):.3g} s" in report.skipped[0]
+
+
+def test_a_recording_of_another_namespace_is_training_data_too(
+    robot: RobotContract, same_episode: Callable, tmp_path: Path
+) -> None:
+    """Its absolute topics are where the contract says, in each namespace."""
+    joints, pose, *others = robot.sensors
+    absolute = (joints, msgspec.structs.replace(pose, topic="/end_effector_pose"), *others)
+    for name, namespaces in (("home", ()), ("elsewhere", ("/cell/left",))):
+        recorder = RealRecorder(tmp_path / name, msgspec.structs.replace(robot, sensors=absolute), namespaces)
+        recorder.work("run")
+        recorder.success(True)
+        recorder.writer.close()
+        report = bag_to_dataset(tmp_path / name, tmp_path / f"{name}_dataset")
+        assert (report.added, report.dropped, report.problems) == (1, 0, [])
+    home, elsewhere = (Dataset(tmp_path / f"{name}_dataset").episode(0) for name in ("home", "elsewhere"))
+    assert same_episode(home, elsewhere)
+    assert same_episode(open_episode(tmp_path / "elsewhere", 0).data, elsewhere)
+    assert "/cell/left/success" in {m.topic for m in BagReader(tmp_path / "elsewhere").raw()}
+
+
+def test_of_two_robots_in_one_recording_each_learns_its_own(robot: RobotContract, tmp_path: Path) -> None:
+    """As `ros2 bag record -a` has them: the second began while the first was at work."""
+    recorder = RealRecorder(tmp_path / "bag", robot, ("/left", "/right"))
+    recorder.episode(seed=0, episode=0)
+    recorder.drive(0.1)
+    recorder.namespace = "/right/"
+    recorder.episode(seed=0, episode=0)
+    recorder.drive(0.2)
+    recorder.success(True)
+    recorder.namespace = "/left/"
+    recorder.drive(0.1)
+    recorder.success(False)
+    recorder.writer.close()
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    assert (report.added, report.skipped) == (2, [])
+    dataset = Dataset(tmp_path / "dataset")
+    assert [e.success for e in dataset.episodes] == [False, True]
+    assert [dataset.episode(i).actions[:, 0].tolist() for i in range(2)] == [
+        pytest.approx([0.1] * 6),
+        pytest.approx([0.2] * 3),
+    ]
 
 
 def test_an_arm_and_its_gripper_may_publish_on_one_topic(robot: RobotContract, tmp_path: Path) -> None:
