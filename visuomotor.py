@@ -336,6 +336,7 @@ def run(
     imagine_hz: float = 0.0,
     check: bool = False,
     unattended: bool = False,
+    namespace: str | None = None,
 ) -> int:
     """Run a policy on a robot, simulated or real, as ROS 2 nodes in real time, and record everything.
 
@@ -368,6 +369,8 @@ def run(
             They are on the topics `imagined/t4` and so on, and never delay control.
         check: only check that the policy fits the robot and that everything else can be used; start nothing.
         unattended: a real robot begins each episode without waiting for Enter.
+        namespace: ROS namespace of the robot's nodes and topics; by default the robot's name.
+            Two robots of one model need one each.
     """
     from ros_nodes.supervisor import RunOptions, run_robot
     from ros_nodes.walk import WalkPlan
@@ -377,6 +380,7 @@ def run(
             robot=robot, policy=policy, task=task, episodes=episodes, seed=seed, steps=steps, output=output, json=json,
             cameras=cameras, backend=backend, stitching=stitching, prefix=prefix, instruction=instruction,
             walk=WalkPlan(velocity, push, push_every), imagine_hz=imagine_hz, check=check, unattended=unattended,
+            namespace=namespace,
         )
     )  # fmt: skip
 
@@ -390,6 +394,7 @@ def replay(
     camera: str | None = None,
     topics: bool = False,
     speed: float = 1.0,
+    namespace: str | None = None,
     json: Path | None = None,
 ) -> int:
     """Simulate a recorded episode again from its initial state and actions, and say whether the same happens.
@@ -403,12 +408,13 @@ def replay(
         camera: view of the video; the first camera of the robot's contract if not given.
         topics: instead, publish a bag's messages on their topics in real time; nothing is simulated.
         speed: with `--topics`: 2 is twice as fast.
+        namespace: with `--topics`: publish them in this ROS namespace; in the recording's if not given.
         json: write the verdict here.
     """
     if topics:
         from ros_nodes.replay_node import replay_topics
 
-        return replay_topics(recording, episode, speed)
+        return replay_topics(recording, episode, speed, namespace)
     from episodes.opening import open_episode
     from sim.replay import replay_recorded
 

@@ -10,12 +10,13 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from ros_nodes.graph import REPLAY
+from ros_nodes.graph import REPLAY, absolute_namespace
 
 ARGUMENTS = {
     "bag": (None, "a rosbag2 directory or an .mcap file"),
     "episode": ("0", "its index in the recording"),
     "speed": ("1.0", "2.0 plays twice as fast"),
+    "namespace": ("", "of the robot on whose topics it is published; if empty, that of the recording"),
 }
 
 
@@ -32,4 +33,12 @@ def start_replay(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The node, once the arguments are known."""
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     parameters = {"bag": given["bag"], "episode": int(given["episode"]), "speed": float(given["speed"])}
-    return [Node(package="visuomotor", executable=REPLAY, name=REPLAY, parameters=[parameters], output="screen")]
+    node = Node(
+        package="visuomotor",
+        executable=REPLAY,
+        name=REPLAY,
+        namespace=absolute_namespace(given["namespace"]) if given["namespace"] else None,
+        parameters=[parameters],
+        output="screen",
+    )
+    return [node]

@@ -46,6 +46,7 @@ ARGUMENTS = {
     "instruction": ("", "what the policy is asked to do; if empty, what the task says"),
     "imagine_hz": ("0.0", "how often pictures that the policy imagines are published, on imagined/t4 ...; 0: never"),
     "use_sim_time": ("false", "ROS time is that of /clock, of a simulator of your own, which must run in real time"),
+    "namespace": ("", "the robot's ROS namespace, of which each graph needs its own; if empty, the robot's name"),
     "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
 }
 
@@ -91,6 +92,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         instruction=instruction,
         imagine_hz=float(given["imagine_hz"]),
         use_sim_time=given["use_sim_time"].lower() == "true",
+        namespace=given["namespace"],
     )
     actions: list[LaunchDescriptionEntity] = [
         SetEnvironmentVariable(*variable) for variable in transport_environment(os.environ, "SUBNET").items()

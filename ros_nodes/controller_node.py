@@ -259,7 +259,7 @@ class ControllerNode(ManagedNode):
             level=LEVELS[core.mode],
             name=f"{self.get_fully_qualified_name()}: control loop",
             message=self._doing(),
-            hardware_id=self._robot.name,
+            hardware_id=self.get_namespace(),  # of two robots of one model each has its own
         )
         status.values = [KeyValue(key=key, value=json.dumps(value)) for key, value in statistics.items()]
         array = DiagnosticArray(status=[status])

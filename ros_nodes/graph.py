@@ -5,6 +5,7 @@ Imports no ROS, so that a command can describe, check and print the graph anywhe
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,9 @@ BODY, POLICY, CONTROLLER, RECORDER, REPLAY = (
     "recorder_node",
     "replay_node",
 )
+
+
+NAMESPACE = re.compile("/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def describe_graph(
     instruction: str = "",
     imagine_hz: float = 0.0,
     use_sim_time: bool = False,
+    namespace: str | None = None,
 ) -> list[NodeProcess]:
     """The nodes that let `policy` drive `robot`, in the order of their start.
 
@@ -100,12 +105,13 @@ def describe_graph(
         instruction: what the policy is asked to do; one of its contract's if it knows several.
         imagine_hz: how often it publishes the pictures that it imagines; 0: never.
         use_sim_time: ROS time is that of `/clock`, of somebody else's simulator, which must run in real time.
+        namespace: in which the nodes and the contract's relative topics are; the robot's name if not given.
 
     Raises:
-        ValueError: no such camera, no such stitching, or a prefix of nothing.
+        ValueError: no such camera, no such stitching, a prefix of nothing, or no valid namespace.
     """
     joined, repeated = split_stitching(stitching, prefix)
-    namespace = "/" + robot.name
+    namespace = absolute_namespace(namespace or robot.name)
     is_path = Path(robot_source).suffix != ""
     common: dict[str, ParameterValue] = {"robot": str(Path(robot_source).resolve()) if is_path else robot_source}
     if use_sim_time:
@@ -151,6 +157,21 @@ def describe_graph(
         ),
     ]
     return nodes
+
+
+def absolute_namespace(namespace: str) -> str:
+    """A robot's ROS namespace with the slash at its beginning, which may be given or not.
+
+    Raises:
+        ValueError: it is not valid (https://design.ros2.org/articles/topic_and_service_names.html), or it is the root,
+            where robots would share their topics.
+    """
+    if not NAMESPACE.fullmatch(namespace):
+        raise ValueError(
+            f"{namespace!r} is no namespace of a robot: ASCII letters, digits and underscores would be right, the first"
+            " no digit, such as left, or several with slashes between, such as cell_1/left"
+        )
+    return "/" + namespace.removeprefix("/")
 
 
 def cameras_of(policy: PolicyContract) -> tuple[str, ...]:

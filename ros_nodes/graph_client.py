@@ -30,6 +30,7 @@ from contracts import RobotContract
 from execution.controller import Mode
 from ros_nodes import qos
 from ros_nodes.conversions import command_from_message, command_message
+from ros_nodes.graph import absolute_namespace
 from ros_nodes.middleware import discovery_s
 from ros_nodes.monitor import Monitor
 
@@ -52,12 +53,18 @@ class GraphClient:
         robot: whose graph it is.
         environment: variables of the middleware, as the nodes have them.
         monitor: every wait sleeps there, so that a death or a signal ends it at once.
+        namespace: the graph's; the robot's name if not given.
+
+    Raises:
+        ValueError: the namespace is not valid.
     """
 
-    def __init__(self, robot: RobotContract, environment: Mapping[str, str], monitor: Monitor) -> None:
+    def __init__(
+        self, robot: RobotContract, environment: Mapping[str, str], monitor: Monitor, namespace: str | None = None
+    ) -> None:
         self._monitor = monitor
         self._robot = robot
-        self._namespace = namespace = "/" + robot.name
+        self._namespace = absolute_namespace(namespace or robot.name)
         self._context = Context()
         self.succeeded = False  # the body said so since this was last made False
         self.failed = False  # likewise: it said that the robot has not (or no longer) succeeded
@@ -70,7 +77,7 @@ class GraphClient:
                 domain_id=int(environment["ROS_DOMAIN_ID"]),
                 signal_handler_options=SignalHandlerOptions.NO,
             )
-            self._node = rclpy.create_node("supervisor", namespace=namespace, context=self._context)
+            self._node = rclpy.create_node("supervisor", namespace=self._namespace, context=self._context)
         self._named: dict[str, Client] = {}
         self._connected: set[str] = set()  # paths of those whose answers are known to come back
         self._node.create_subscription(Bool, "success", self._on_success, qos.STATUS)

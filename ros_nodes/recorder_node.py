@@ -169,7 +169,7 @@ class RecorderNode(ManagedNode):
         return response
 
     def _publish_diagnostics(self) -> None:
-        status = DiagnosticStatus(name=self.get_fully_qualified_name(), hardware_id=self._robot.name)
+        status = DiagnosticStatus(name=self.get_fully_qualified_name(), hardware_id=self.get_namespace())
         status.level = DiagnosticStatus.OK if self._error is None else DiagnosticStatus.ERROR
         status.message = self._error or ("recording" if self._running else "paused")
         status.values = [

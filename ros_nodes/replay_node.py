@@ -17,17 +17,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import QoSProfile
 
-from contracts import RobotContract
 from episodes.bag import BagError, BagReader, RecordedMessage
 from episodes.samples import topic_name
 from execution.deadline import sleep_until
 from ros_nodes import qos
-from ros_nodes.graph import Topic, recorded_topics
+from ros_nodes.graph import Topic, absolute_namespace, recorded_topics
 from ros_nodes.message_types import message_class
 from ros_nodes.middleware import discovery_s, transport_environment
 from ros_nodes.node_main import Executor, Stop, run_node
@@ -55,6 +54,8 @@ class ReplayNode(Node):
         episode: its index in the recording.
         speed: 2.0 plays twice as fast.
 
+    It publishes in its own namespace; in the root (`/`), in that of the recording. Absolute topics stay as they are.
+
     Raises:
         BagError: there is no such recording or episode, or it does not say which robot it is of.
         ValueError: the speed is not positive.
@@ -73,11 +74,14 @@ class ReplayNode(Node):
         if robot is None:
             raise BagError(f"{self._reader.path}: does not hold the robot's contract, so its topics are not known")
         self._episode = self._reader.episode(int(self.get_parameter("episode").value))
-        self._profiles = _profiles(robot)
+        namespace = self._episode.namespace if self.get_namespace() == "/" else self.get_namespace()
+        topics = recorded_topics(robot, tuple(c.name for c in robot.cameras))
+        self._here = {topic_name(self._episode.namespace, t.name): topic_name(namespace, t.name) for t in topics}
+        self._profiles = {topic_name(namespace, topic.name): _profile(topic) for topic in topics}
         asked = [sensor.topic for sensor in robot.sensors if sensor.is_request]  # a live policy would follow them
-        self._driving = {topic_name(robot, topic) for topic in (robot.command.topic, *asked)}
-        self._chunks = topic_name(robot, CHUNK_TOPIC)
-        self._topics: dict[str, Any] = {}
+        self._driving = {topic_name(namespace, topic) for topic in (robot.command.topic, *asked)}
+        self._chunks = topic_name(namespace, CHUNK_TOPIC)
+        self._topics: dict[str, Publisher] = {}  # by their names in the recording
         self.published = 0
 
     def close(self) -> None:
@@ -91,7 +95,8 @@ class ReplayNode(Node):
             executor.spin_once(min(left, LOOK_UP_S))
         origin_ns, began_ns, began_wall_ns = self._episode.start_ns, time.monotonic_ns(), time.time_ns()
         for message in self._messages():
-            if message.topic not in self._topics:
+            publisher = self._topics.get(message.topic)
+            if publisher is None:
                 continue
             due_ns = began_ns + int((message.log_time_ns - origin_ns) / self.speed)
             while not stop and due_ns - time.monotonic_ns() > LOOK_UP_S * 1e9:
@@ -99,11 +104,11 @@ class ReplayNode(Node):
             if stop:
                 return
             sleep_until(due_ns)
-            if why_not := self._why_not(message.topic):
+            if why_not := self._why_not(publisher.topic_name):
                 self._leave_out(message.topic, why_not)
                 continue
             data = restamped(message, lambda ns: began_wall_ns + int((ns - origin_ns) / self.speed))
-            self._topics[message.topic].publish(data)
+            publisher.publish(data)
             self.published += 1
         self.get_logger().info(f"published {self.published} messages of episode {self._episode.index}")
         executor.spin_once(DRAIN_S)
@@ -111,13 +116,15 @@ class ReplayNode(Node):
 
     def _advertise(self) -> None:
         for topic, type_name in sorted({m.topic: m.type for m in self._messages()}.items()):
-            profile = self._profiles.get(topic, qos.STATUS)
-            self._topics[topic] = self.create_publisher(message_class(type_name), topic, profile)
+            here = self._here.get(topic, topic)
+            profile = self._profiles.get(here, qos.STATUS)
+            self._topics[topic] = self.create_publisher(message_class(type_name), here, profile)
 
     def _leave_out(self, topic: str, why: str) -> None:
         """A topic that is not ours to publish, from now on."""
-        self.get_logger().warning(f"{topic} is left out: {why}")
-        self.destroy_publisher(self._topics.pop(topic))
+        publisher = self._topics.pop(topic)
+        self.get_logger().warning(f"{publisher.topic_name} is left out: {why}")
+        self.destroy_publisher(publisher)
 
     def _why_not(self, topic: str) -> str | None:
         """The reason to leave a topic alone; asks only what this process knows already (10 us)."""
@@ -150,30 +157,28 @@ def restamped(message: RecordedMessage, now_of: Callable[[int], int]) -> bytes:
     return message.data[:4] + moved + message.data[12:]
 
 
-def _profiles(robot: RobotContract) -> dict[str, QoSProfile]:
-    """Full topic name -> quality of service, as the live graph has it."""
-
-    def profile(topic: Topic) -> QoSProfile:
-        return qos.LATCHED if topic.transient_local else qos.STATUS if topic.reliable else qos.SENSOR
-
-    topics = recorded_topics(robot, tuple(c.name for c in robot.cameras))
-    return {topic_name(robot, t.name): profile(t) for t in topics}
+def _profile(topic: Topic) -> QoSProfile:
+    """A topic's quality of service, as the live graph has it."""
+    return qos.LATCHED if topic.transient_local else qos.STATUS if topic.reliable else qos.SENSOR
 
 
-def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0) -> int:
+def replay_topics(path: Path | str, episode: int = 0, speed: float = 1.0, namespace: str | None = None) -> int:
     """Publish an episode of a recording on its topics, in this process, until its end or Ctrl-C; returns 0.
 
-    The ROS domain and transports are those of the environment, with the transports of `visuomotor run` by default.
+    The ROS domain and transports are those of the environment, with the transports of `visuomotor run` by default. The
+    namespace is the recording's if not given.
 
     Raises:
         BagError: there is no such recording or episode.
-        ValueError: the speed is not positive.
+        ValueError: the speed is not positive, or the namespace is not valid.
     """
     if not 0 < speed < float("inf"):
         raise ValueError(f"speed must be a positive number, not {speed}")
-    BagReader(Path(path)).episode(episode)
+    recorded = BagReader(Path(path)).episode(episode).namespace
+    here = absolute_namespace(namespace) if namespace else recorded or "/"
     os.environ.update(transport_environment(os.environ, "SUBNET"))
     arguments = ["-p", f"bag:='{Path(path).resolve()}'", "-p", f"episode:={episode}", "-p", f"speed:={float(speed)}"]
+    arguments += ["-r", f"__ns:={here}"]
     return run_node(ReplayNode, ["replay", "--ros-args", *arguments], spin=ReplayNode.play)
 
 

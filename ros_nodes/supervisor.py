@@ -59,6 +59,7 @@ class RunOptions:
         walk: where a simulated quadruped is told to go, and how it is pushed.
         check: compare policy, robot and everything else that is asked for, and start nothing.
         unattended: a real robot begins each episode without a person's word.
+        namespace: the robot's in ROS, of which each graph in a domain needs its own; None: the robot's name.
     """
 
     robot: str
@@ -78,6 +79,7 @@ class RunOptions:
     walk: WalkPlan = WalkPlan()
     check: bool = False
     unattended: bool = False
+    namespace: str | None = None
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -101,8 +103,8 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
 
     Raises:
         ContractMismatch: the policy does not fit the robot; nothing was started.
-        ValueError, OSError: the bundle, the robot, the task, the instruction, the stitching or the output cannot be
-            used, or a real robot has nobody beside it; nothing was started.
+        ValueError, OSError: the bundle, the robot, the task, the instruction, the stitching, the namespace or the
+            output cannot be used, or a real robot has nobody beside it; nothing was started.
     """
     console = console or Console()
     robot = load_robot(options.robot)
@@ -115,7 +117,7 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
         console.print(warning, style="yellow", soft_wrap=True, highlight=False)
     run = _Run(options, robot, bundle.contract, instruction, console)
     if options.check:
-        what = ", ".join(node.name for node in run.nodes)
+        what = f"{', '.join(node.name for node in run.nodes)} in {run.namespace}"
         console.print(f"{options.policy} fits {robot.name}; a run would start {what}", soft_wrap=True, highlight=False)
         return 0
     if run.person is not None and not sys.stdin.isatty():
@@ -179,7 +181,9 @@ class _Run:
             prefix=options.prefix,
             instruction=instruction,
             imagine_hz=options.imagine_hz,
+            namespace=options.namespace,
         )
+        self.namespace = self.nodes[0].namespace
         directory = options.output.resolve() / "nodes"
         self._middleware = middleware_environment(domain_id(robot), os.environ) | {"ROS_LOG_DIR": str(directory)}
         marker = {RUN_MARKER: os.environ.get(RUN_MARKER, uuid.uuid4().hex)}
@@ -192,7 +196,7 @@ class _Run:
         try:
             for node in self.nodes:
                 self.processes.start(node)
-            client = GraphClient(self._robot, self._middleware, self.monitor)
+            client = GraphClient(self._robot, self._middleware, self.monitor, self.namespace)
             names = [node.name for node in self.nodes]
             runner = EpisodeRunner(
                 client, names, self._robot, o.task, self._instruction, self._observation_set, o.steps,
@@ -203,8 +207,8 @@ class _Run:
             for index in tqdm(range(o.episodes), desc=o.task, unit="episode", disable=None):
                 if self.person is not None:
                     self.person.agrees(
-                        f"{self._robot.name} will move: episode {index + 1} of {o.episodes}, {o.task!r}."
-                        " Enter begins it, Ctrl-C ends the run."
+                        f"{self.namespace.removeprefix('/')} will move: episode {index + 1} of {o.episodes},"
+                        f" {o.task!r}. Enter begins it, Ctrl-C ends the run."
                     )
                 self._rows.append(runner.run(index, self._seeds[index]))
         finally:

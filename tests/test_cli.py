@@ -68,6 +68,7 @@ def test_every_command_explains_itself(command: str) -> None:
         (["run", "--robot", "hal9000", "--policy", "nowhere", "--task", "push", "--output", "x"], "hal9000"),
         (["eval", str(ZOO), "--task", "drawer-open", "--stitching", "prefix"], "choose another stitching"),
         ([*RUN_ZOO, "--stitching", "prefix", "--prefix", "4"], "choose another stitching"),
+        ([*RUN_ZOO, "--namespace", "2nd"], "'2nd' is no namespace of a robot"),
         (["replay", "nowhere"], "nowhere"),
         (["repair", "nowhere"], "nowhere"),
         (["convert", "nowhere", "elsewhere"], "nowhere"),

@@ -40,10 +40,12 @@ def middleware(tmp_path_factory) -> Iterator[dict[str, str]]:
 class Graph:
     """Some real nodes, each in its process, and a client that drives them."""
 
-    def __init__(self, robot: RobotContract, directory: Path, middleware: dict[str, str]) -> None:
+    def __init__(
+        self, robot: RobotContract, directory: Path, middleware: dict[str, str], namespace: str | None = None
+    ) -> None:
         self.monitor = Monitor()
         self.processes = NodeProcesses(directory, dict(os.environ) | middleware, self._on_death)
-        self._robot, self._middleware = robot, middleware
+        self._robot, self._middleware, self._namespace = robot, middleware, namespace
         self.client: GraphClient = None  # type: ignore[assignment] # until start
         self.names: list[str] = []
 
@@ -55,7 +57,7 @@ class Graph:
         for node in nodes:
             self.processes.start(node)
         self.names = [node.name for node in nodes]
-        self.client = GraphClient(self._robot, self._middleware, self.monitor)
+        self.client = GraphClient(self._robot, self._middleware, self.monitor, self._namespace)
         self.client.transition(self.names, "configure", START_S)
         return self.client
 
@@ -80,11 +82,11 @@ def graph(robot, middleware, tmp_path_factory):
 
 @pytest.fixture
 def new_graph(robot, middleware, tmp_path):
-    """new_graph() gives a Graph; all are ended with the test."""
+    """new_graph(namespace) gives a Graph; all are ended with the test."""
     made: list[Graph] = []
 
-    def make() -> Graph:
-        made.append(Graph(robot, tmp_path / f"nodes{len(made)}", middleware))
+    def make(namespace: str | None = None) -> Graph:
+        made.append(Graph(robot, tmp_path / f"nodes{len(made)}", middleware, namespace))
         return made[-1]
 
     yield make

@@ -19,11 +19,13 @@ from ros_nodes import qos
 class Peer:
     """Publishes, and keeps what it hears as (monotonic seconds, message)."""
 
-    def __init__(self, robot: RobotContract, middleware: dict[str, str], name: str = "peer") -> None:
+    def __init__(
+        self, robot: RobotContract, middleware: dict[str, str], name: str = "peer", namespace: str | None = None
+    ) -> None:
         self._context = Context()
         domain = int(middleware["ROS_DOMAIN_ID"])
         rclpy.init(context=self._context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(name, namespace="/" + robot.name, context=self._context)
+        self.node = rclpy.create_node(name, namespace=namespace or "/" + robot.name, context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin, daemon=True)

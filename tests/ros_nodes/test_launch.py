@@ -110,6 +110,25 @@ def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
         assert type(node.kwargs["on_exit"][0]).__name__ == "Shutdown"
 
 
+@pytest.mark.parametrize("namespace", ["left", "/left"])
+def test_the_namespace_of_the_nodes_can_be_chosen(launch, bundle, tmp_path, namespace):
+    given = {"policy": str(bundle), "output": str(tmp_path), "namespace": namespace}
+    nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
+    assert nodes
+    assert {node.kwargs["namespace"] for node in nodes} == {"/left"}
+    (node,) = started(launch("replay.launch.py"), {"bag": "/recorded/bag", "namespace": namespace})
+    assert node.kwargs["namespace"] == "/left"
+
+
+def test_a_name_that_is_none_is_refused(launch, bundle, tmp_path):
+    for file, given in (
+        ("visuomotor.launch.py", {"policy": str(bundle), "output": str(tmp_path)}),
+        ("replay.launch.py", {"bag": "b"}),
+    ):
+        with pytest.raises(ValueError, match=r"'2nd' is no namespace of a robot.* such as left"):
+            started(launch(file), given | {"namespace": "2nd"})
+
+
 def test_with_the_time_of_a_simulator_every_node_is_told_of_it(launch, bundle, tmp_path):
     given = {"policy": str(bundle), "output": str(tmp_path), "use_sim_time": "true"}
     nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
@@ -178,6 +197,7 @@ def test_replay_gets_its_parameters_with_their_types(launch):
     (node,) = started(launch("replay.launch.py"), {"bag": "/recorded/bag", "speed": "2"})
     assert node.kwargs["executable"] == "replay_node"
     assert node.kwargs["parameters"] == [{"bag": "/recorded/bag", "episode": 0, "speed": 2.0}]
+    assert node.kwargs["namespace"] is None, "the recording's"
 
 
 def test_launch_is_no_package():

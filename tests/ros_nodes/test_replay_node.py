@@ -18,6 +18,7 @@ from episodes.bag import BagError, BagWriter, RecordedMessage, Topic
 from episodes.messages import deserialize, joint_state, message_definition, message_type, serialize, stamp_ns
 from ros_nodes import qos
 from ros_nodes.replay_node import replay_topics, restamped
+from tests.ros_nodes.peers import Peer
 
 JOINTS = "sensor_msgs/msg/JointState"
 ARRAY = "std_msgs/msg/Float64MultiArray"
@@ -29,14 +30,17 @@ COUNT, PERIOD_NS = 60, 12_500_000
 
 @pytest.fixture(scope="module")
 def bag(robot, tmp_path_factory):
+    return record(robot, tmp_path_factory.mktemp("recording") / "bag")
+
+
+def record(robot, path, namespace: str | None = None, requests: str = "cmd_vel"):
     """Two episodes of 60 measurements, requests and commands, 12.5 ms apart, long ago."""
-    asked = {"name": "asked", "topic": "cmd_vel", "type": TWIST, "fields": ["x", "y", "yaw"], "units": ["1", "1", "1"]}
+    asked = {"name": "asked", "topic": requests, "type": TWIST, "fields": ["x", "y", "yaw"], "units": ["1", "1", "1"]}
     data = robot.to_dict()
     robot = RobotContract.from_dict(data | {"sensors": [*data["sensors"], asked | {"rate_hz": 10, "timeout_s": 0.5}]})
-    path = tmp_path_factory.mktemp("recording") / "bag"
     names = {
-        kind: f"/{robot.name}/{name}"
-        for name, kind in (("joint_states", JOINTS), ("commands", ARRAY), ("episode", TEXT), ("cmd_vel", TWIST))
+        kind: name if name.startswith("/") else f"{namespace or '/' + robot.name}/{name}"
+        for name, kind in (("joint_states", JOINTS), ("commands", ARRAY), ("episode", TEXT), (requests, TWIST))
     }
     layout = message_type("std_msgs/msg/MultiArrayLayout")([], 0)
     vector = message_type("geometry_msgs/msg/Vector3")
@@ -116,6 +120,30 @@ def test_what_comes_up_while_it_plays_is_left_alone_too(robot, bag, middleware, 
     assert live.get_subscription_count() == 1
 
 
+@pytest.mark.parametrize(("asked", "here", "other"), [((), "/left", "/right"), (("right",), "/right", "/left")])
+def test_it_plays_in_the_namespace_of_the_recording_or_in_another(robot, tmp_path, middleware, asked, here, other):
+    """There too it keeps out of the way, on the topics of that namespace and on the absolute ones."""
+    bag = record(robot, tmp_path / "bag", "/left", "/cmd_vel")
+    peers = {namespace: Peer(robot, middleware, "peer", namespace) for namespace in (here, other)}
+    try:
+        joints = {namespace: peer.listen("joint_states", JointState) for namespace, peer in peers.items()}
+        commands = peers[here].listen(robot.command.topic, Float64MultiArray, qos.COMMAND)
+        requests = peers[here].listen("/cmd_vel", Twist)
+        told = peers[here].listen("episode", String, qos.LATCHED)
+        output, _ = replay(bag, middleware, *(f"--namespace={name}" for name in asked)).communicate(timeout=60)
+    finally:
+        for peer in peers.values():
+            peer.close()
+    assert joints[here], output
+    assert not joints[other]
+    assert len(told) == 1
+    assert f"{here}/commands is left out: something obeys it" in output
+    assert f"[{here[1:]}.replay_node]" in output
+    assert " /cmd_vel is left out: something obeys it" in output
+    assert not commands
+    assert not requests
+
+
 @pytest.mark.parametrize(
     ("episode", "speed", "error", "message"),
     [(2, 1.0, BagError, "has 2 episodes"), (-1, 1.0, BagError, "no episode -1"), (0, 0.0, ValueError, "positive")],
@@ -123,6 +151,11 @@ def test_what_comes_up_while_it_plays_is_left_alone_too(robot, bag, middleware, 
 def test_what_cannot_be_replayed_is_refused(bag, episode, speed, error, message):
     with pytest.raises(error, match=message):
         replay_topics(bag, episode, speed)
+
+
+def test_what_is_no_namespace_is_refused(bag):
+    with pytest.raises(ValueError, match="'2nd' is no namespace of a robot"):
+        replay_topics(bag, namespace="2nd")
 
 
 def test_only_the_stamp_of_a_message_changes():

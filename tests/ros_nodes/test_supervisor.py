@@ -19,11 +19,14 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from rclpy.exceptions import InvalidNamespaceException
+from rclpy.validate_namespace import validate_namespace
 from rich.console import Console
 from rosbags.highlevel import AnyReader
 
 from contracts import ContractMismatch, PolicyContract
 from episodes.bag import BagReader
+from episodes.convert import bag_to_dataset
 from episodes.opening import open_episode
 from episodes.report import stolen_seconds
 from policies.runtime.bundle import CONTRACT_FILE, read_bundle, write_manifest
@@ -169,6 +172,26 @@ def test_the_nodes_are_told_what_the_run_was_told(robot, bundle):
         described(robot, bundle, cameras=("corner9",))
 
 
+@pytest.mark.parametrize("name", ["left", "cell_1/left", "_l", "a__b", "L2"])
+def test_the_nodes_are_in_the_robots_namespace_or_in_another(robot, bundle, name):
+    validate_namespace("/" + name)
+    assert {node.namespace for node in described(robot, bundle).values()} == {"/metaworld_sawyer"}
+    for given in (name, "/" + name):
+        nodes = described(robot, bundle, namespace=given)
+        assert {node.namespace for node in nodes.values()} == {"/" + name}
+        assert list(parameters_file(nodes[RECORDER])) == [f"/{name}/recorder_node"]
+
+
+@pytest.mark.parametrize(
+    "name", ["2nd", "cell/2nd", "left/", "//left", "a//b", "le ft", "le-ft", "l\u00e4ft", "left\n"]
+)
+def test_what_is_no_namespace_in_ros_is_refused(robot, bundle, name):
+    with pytest.raises(InvalidNamespaceException):
+        validate_namespace("/" + name.removeprefix("/"))
+    with pytest.raises(ValueError, match="is no namespace of a robot"):
+        described(robot, bundle, namespace=name)
+
+
 @pytest.mark.parametrize(
     ("how", "controller", "policy"),
     [
@@ -309,6 +332,17 @@ def test_a_run_from_beginning_to_end(bundle, tmp_path, middleware):
         assert verdict.steps >= 55
 
 
+def test_a_run_in_another_namespace_is_recorded_there_and_its_recording_can_be_used(bundle, tmp_path, middleware):
+    asked = options(bundle, tmp_path, episodes=1, steps=40, namespace="cell/left")
+    assert run_robot(asked, Console(file=io.StringIO())) == 0
+    topics = {message.topic for message in BagReader(tmp_path / "bag").raw()}
+    assert {topic for topic in topics if not topic.startswith("/cell/left/")} <= {"/diagnostics"}
+    assert "/cell/left/action_chunk" in topics
+    assert not replay_recorded(open_episode(tmp_path / "bag", 0)).diverged
+    report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
+    assert (report.added, report.skipped, report.problems) == (1, [], [])
+
+
 def test_a_policy_of_several_tasks_is_told_the_instruction_of_the_task(two_task_bundle, tmp_path, middleware):
     asked = options(two_task_bundle, tmp_path, task="push", episodes=1, steps=40)
     assert run_robot(asked, Console(file=io.StringIO())) == 0
@@ -344,8 +378,13 @@ def test_whether_a_policy_fits_can_be_asked_without_starting_anything(bundle, tm
     assert run_robot(options(bundle, tmp_path / "run", check=True), Console(file=said, width=500)) == 0
     assert f"{bundle} fits metaworld_sawyer; a run would start mujoco_node, recorder_node" in said.getvalue()
     assert not (tmp_path / "run").exists()
+    for namespace, where in ((None, "/metaworld_sawyer"), ("left", "/left")):
+        run_robot(options(bundle, tmp_path / "run", check=True, namespace=namespace), Console(file=said, width=500))
+        assert said.getvalue().endswith(f" policy_node in {where}\n")
     with pytest.raises(ValueError, match="draw-open"):
         run_robot(options(bundle, tmp_path / "run", check=True, task="draw-open"))
+    with pytest.raises(ValueError, match="'2nd' is no namespace"):
+        run_robot(options(bundle, tmp_path / "run", check=True, namespace="2nd"))
 
 
 def test_a_policy_that_does_not_fit_is_refused_before_anything_starts(bundle, tmp_path):
@@ -370,6 +409,7 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_starts(bundle, tm
         ({"policy": Path("/nowhere")}, "/nowhere"),
         ({"episodes": 0}, "at least 1"),
         ({"cameras": ("corner9",)}, "no camera 'corner9'"),
+        ({"namespace": "le-ft"}, "'le-ft' is no namespace of a robot: .* such as left"),
         ({"stitching": "glue"}, "latest, ensemble and prefix, not 'glue'"),
         ({"stitching": "prefix"}, "cannot continue the chunk before"),
         ({"stitching": "prefix", "prefix": 0}, "at least 1 action"),
