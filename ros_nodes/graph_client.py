@@ -96,6 +96,22 @@ class GraphClient:
         """The supervisor's own node, for those who publish something more."""
         return self._node
 
+    def check_alone(self, names: Sequence[str]) -> None:
+        """Refuse a namespace with nodes of these names, before any of ours is started.
+
+        Each would be told what the other is told, and two controllers would command one robot.
+
+        Raises:
+            ValueError: naming them, and what helps.
+        """
+        self.wait_until(lambda: False, self.discovery_s)
+        up = {name for name, namespace in self._node.get_node_names_and_namespaces() if namespace == self._namespace}
+        if met := [f"{self._namespace}/{name}" for name in names if name in up]:
+            raise ValueError(
+                f"another graph is up in ROS domain {self._context.get_domain_id()}: {', '.join(met)}. End it first; of"
+                " two robots, give one another --namespace (or another ROS_DOMAIN_ID)"
+            )
+
     def wait_for_nodes(self, names: Sequence[str], timeout_s: float) -> None:
         """Wait until every node is up. Raises GraphError naming the first that is not within `timeout_s`."""
         deadline = time.monotonic() + timeout_s

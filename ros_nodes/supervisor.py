@@ -104,7 +104,8 @@ def run_robot(options: RunOptions, console: Console | None = None) -> int:
     Raises:
         ContractMismatch: the policy does not fit the robot; nothing was started.
         ValueError, OSError: the bundle, the robot, the task, the instruction, the stitching, the namespace or the
-            output cannot be used, or a real robot has nobody beside it; nothing was started.
+            output cannot be used, another graph has the namespace, or a real robot has nobody beside it; nothing was
+            started.
     """
     console = console or Console()
     robot = load_robot(options.robot)
@@ -185,6 +186,7 @@ class _Run:
         )
         self.namespace = self.nodes[0].namespace
         directory = options.output.resolve() / "nodes"
+        self._shared_domain = robot.body == "external" or "ROS_DOMAIN_ID" in os.environ
         self._middleware = middleware_environment(domain_id(robot), os.environ) | {"ROS_LOG_DIR": str(directory)}
         marker = {RUN_MARKER: os.environ.get(RUN_MARKER, uuid.uuid4().hex)}
         self.processes = NodeProcesses(directory, dict(os.environ) | self._middleware | marker, self._on_death)
@@ -194,10 +196,13 @@ class _Run:
         o = self._options
         client = runner = None
         try:
-            for node in self.nodes:
-                self.processes.start(node)
             client = GraphClient(self._robot, self._middleware, self.monitor, self.namespace)
             names = [node.name for node in self.nodes]
+            if self._shared_domain:
+                with self._console.status("looking for others in its namespace"):
+                    client.check_alone(names)
+            for node in self.nodes:
+                self.processes.start(node)
             runner = EpisodeRunner(
                 client, names, self._robot, o.task, self._instruction, self._observation_set, o.steps,
                 self.processes.alive, self._plan,

@@ -48,6 +48,7 @@ from ros_nodes.run_report import EpisodeRow, RunReport
 from ros_nodes.supervisor import RunOptions, run_robot, stop_signals
 from sim.replay import replay_recorded
 from sim.seeds import episode_seed
+from tests.ros_nodes.peers import Peer
 
 # -- the monitor -------------------------------------------------------------------------------------------------------
 
@@ -341,6 +342,20 @@ def test_a_run_in_another_namespace_is_recorded_there_and_its_recording_can_be_u
     assert not replay_recorded(open_episode(tmp_path / "bag", 0)).diverged
     report = bag_to_dataset(tmp_path / "bag", tmp_path / "dataset")
     assert (report.added, report.skipped, report.problems) == (1, [], [])
+
+
+def test_a_namespace_in_which_a_graph_is_up_already_is_refused_before_anything_starts(
+    robot, bundle, tmp_path, middleware
+):
+    other = Peer(robot, middleware, "controller_node")
+    try:
+        with pytest.raises(
+            ValueError, match=r"another graph is up(?s:.*)/metaworld_sawyer/controller_node(?s:.*)--namespace"
+        ):
+            run_robot(options(bundle, tmp_path), Console(file=io.StringIO()))
+    finally:
+        other.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_policy_of_several_tasks_is_told_the_instruction_of_the_task(two_task_bundle, tmp_path, middleware):
