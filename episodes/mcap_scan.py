@@ -113,8 +113,8 @@ class McapScan:
         self._indexed = dict(self.schemas), dict(self.channels)
 
     def _check_end(self, file: BinaryIO, footer: bytes) -> None:
-        """What stands behind the index."""
-        if len(footer) != FOOTER.size or file.read() != MAGIC:
+        """What stands behind the index, however much that is."""
+        if len(footer) != FOOTER.size or file.read(len(MAGIC) + 1) != MAGIC:
             self._note("has a damaged footer")
 
     def _parsed(self, opcode: int, content: bytes) -> Iterator[Message | Attachment | Metadata]:

@@ -6,6 +6,8 @@ import contextlib
 import shutil
 import time
 from collections.abc import Callable
+from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
+from mcap.records import Chunk
+from mcap.records import Message as Recorded
+from mcap.stream_reader import StreamReader, breakup_chunk
 from rosbags.highlevel import AnyReader
 
+from contracts.robot import RobotContract
 from episodes.bag import BagError, BagReader, BagWriter, Topic
 from episodes.messages import message_definition, message_type, qos_yaml, serialize
 from episodes.repair import repair
@@ -177,38 +183,77 @@ def test_a_file_with_nothing_in_it_becomes_an_empty_one(content: bytes, make_bag
         assert sum(1 for _ in reader.messages()) == report.messages > 0
 
 
+Message = tuple[str, int, bytes]
+
+
+def read(path: Path) -> list[Message]:
+    """Every message of a recording or of one of its files, in order, as it was recorded."""
+    return [(m.topic, m.log_time_ns, m.data) for m in BagReader(path).raw()]
+
+
 @pytest.fixture
-def reference(make_bag: Callable[..., Path]) -> Path:
-    """A recording to make damaged copies of."""
-    return make_bag("state")
+def reference(make_bag: Callable[..., Path], robot: RobotContract, tmp_path: Path) -> Path:
+    """A recording in chunks of three messages, to make damaged copies of."""
+    made, path = make_bag("state"), tmp_path / "reference"
+    topics = {m.topic: m.type for m in BagReader(made).raw()}
+    with BagWriter(path, [(topic, kind, message_definition(kind)) for topic, kind in topics.items()], robot) as writer:
+        for file in sorted(made.glob("*.mcap")):
+            writer.split()
+            for number, (topic, time_ns, content) in enumerate(read(file)):
+                writer.write(topic, content, time_ns, time_ns)
+                if number % 3 == 2:
+                    writer.flush()
+    return path
+
+
+def chunk_ends(content: bytes) -> list[tuple[int, int]]:
+    """(where a chunk ends, how many messages there are up to there) of a file, as MCAP's own library reads it."""
+    summary = make_reader(BytesIO(content)).get_summary()
+    assert summary is not None
+    chunks = [r for r in StreamReader(BytesIO(content), emit_chunks=True).records if isinstance(r, Chunk)]
+    counts = accumulate(sum(isinstance(r, Recorded) for r in breakup_chunk(chunk)) for chunk in chunks)
+    ends = [index.chunk_start_offset + index.chunk_length for index in summary.chunk_indexes]
+    return list(zip(ends, counts, strict=True))
+
+
+@pytest.fixture
+def originals(reference: Path) -> dict[str, list[Message]]:
+    """What each file of it holds."""
+    return {file.name: read(file) for file in sorted(reference.glob("*.mcap"))}
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 @given(data=st.data())
-def test_whatever_happens_to_a_file_the_rest_is_read_and_mended(data: st.DataObject, reference: Path) -> None:
-    original = {(m.topic, m.log_time_ns, m.data) for m in BagReader(reference).raw()}
+def test_whatever_happens_to_a_file_the_rest_is_read_and_mended(
+    data: st.DataObject, reference: Path, originals: dict[str, list[Message]]
+) -> None:
+    """What a mended file gives was recorded so, in that order, and lacks nothing from before the damage."""
     path = reference.with_name("copy")
     shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(reference, path)
-    name = data.draw(st.sampled_from([f"{reference.name}_1.mcap", "metadata.yaml"]))
-    content = bytearray((path / name).read_bytes())
-    if data.draw(st.booleans()):
-        content = content[: data.draw(st.integers(0, len(content)))]
+    middle = f"{reference.name}_1.mcap"
+    damaged = data.draw(st.sampled_from([middle, "metadata.yaml"]))
+    whole = (path / damaged).read_bytes()
+    content, place = bytearray(whole), data.draw(st.integers(0, len(whole) - 1))
+    cut = data.draw(st.booleans())
+    if cut:
+        del content[place:]
     else:
-        place = data.draw(st.integers(0, len(content) - 1))
         content[place : place + data.draw(st.integers(1, 300))] = data.draw(st.binary(max_size=300))
-    (path / name).write_bytes(content)
+    (path / damaged).write_bytes(content)
 
-    found = {(m.topic, m.log_time_ns, m.data) for m in BagReader(path).raw()}
-    untouched = {
-        (m.topic, m.log_time_ns, m.data) for f in (0, 2) for m in BagReader(path / f"{reference.name}_{f}.mcap").raw()
-    }
-    assert untouched <= found
-    if name == "metadata.yaml":
-        assert found == original
+    found = read(path)
     report = repair(path)
     assert report.messages == len(found)
-    assert {(m.topic, m.log_time_ns, m.data) for m in BagReader(path).raw()} == found
+    assert read(path) == found
+    mended = {name: read(path / name) for name in originals}
+    assert [name for name in originals if mended[name] != originals[name]] in ([], [damaged])
+    if damaged == middle:
+        left = iter(originals[middle])
+        assert all(message in left for message in mended[middle]), "not what was recorded, or in another order"
+        before = max((count for end, count in chunk_ends(whole) if end <= place), default=0)
+        assert mended[middle][:before] == originals[middle][:before]
+        assert not cut or len(mended[middle]) == before
     assert not repair(path).actions
 
 

@@ -118,8 +118,9 @@ def read_by_rosbags(path: Path) -> int:
 @settings(settings.get_profile("fuzz"))
 @given(data=st.data(), kind=st.sampled_from(["finished", "torn"]))
 def test_mending_loses_nothing(data, kind, recordings, tmp_path, copied, damage_files, digests) -> None:
+    recorded = messages(getattr(recordings, kind))
     with copied(getattr(recordings, kind), tmp_path) as path:
-        damage_files(data.draw, path)
+        touched = {file.name for file in damage_files(data.draw, path)}
         originals = {name: digest for name, digest in digests(path).items() if name.endswith((".mcap", ".yaml"))}
         try:
             readable = messages(path)
@@ -129,7 +130,11 @@ def test_mending_loses_nothing(data, kind, recordings, tmp_path, copied, damage_
             after = set(digests(path).values())
             assert set(originals.values()) <= after, "what could not be mended is still there"
             return
-        assert readable <= messages(path), "a message that could be read before cannot be read now"
+        mended = messages(path)
+        assert readable <= mended, "a message that could be read before cannot be read now"
+        assert set(mended) <= set(recorded), "what is mended was never recorded"
+        for file in getattr(recordings, kind).glob("*.mcap"):
+            assert file.name in touched or messages(file) <= mended, "a file that was not touched lost something"
         after_names = digests(path)
         assert set(originals.values()) <= set(after_names.values()), "an original is gone"
         assert all(
