@@ -129,11 +129,22 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
             "present_apart needs predict_images: without it there is nothing to set the present apart from",
         )
         require(1 <= self.execute <= self.horizon, f"execute must be within [1, {self.horizon}], not {self.execute}")
-        require(min(self.state_history, self.image_history) > 0, "the policy must see the present")
+        require(
+            min(self.state_history, self.image_history) > 0,
+            "state_history and image_history must be positive: a policy sees the present",
+        )
         require(min(self.eye_channels, self.keypoints) > 0, "eye_channels and keypoints must be positive")
-        require(not self.eye or self.downsampling % 2 == 0, "with an eye, latents must be coarser than pixels, evenly")
-        require(min(self.patch, self.vae_patch, self.latent_channels) > 0, "patches and channels must be positive")
-        require(bool(self.vae_channels) and self.vae_groups > 0, "the autoencoder needs channels and groups")
+        require(
+            not self.eye or self.downsampling % 2 == 0,
+            f"with an eye, a latent must be an even number of pixels wide, not {self.downsampling}: a larger vae_patch",
+        )
+        require(
+            min(self.patch, self.vae_patch, self.latent_channels) > 0,
+            "patch, vae_patch and latent_channels must be positive",
+        )
+        require(
+            bool(self.vae_channels) and self.vae_groups > 0, "vae_channels must not be empty, and vae_groups positive"
+        )
         for channels in self.vae_channels:
             require(
                 channels > 0 and channels % self.vae_groups == 0,
@@ -141,9 +152,10 @@ class PadConfig(ChunkConfig, frozen=True, kw_only=True):
             )
         require(
             min(self.vae_layers, self.vae_steps, self.vae_batch_size) > 0,
-            "the autoencoder needs layers, steps, a batch",
+            "vae_layers, vae_steps and vae_batch_size must be positive",
         )
-        require_finite("a figure", self.vae_learning_rate, self.action_weight, self.gripper_threshold)
+        for name in ("vae_learning_rate", "action_weight", "gripper_threshold"):
+            require_finite(name, getattr(self, name))
         require(self.vae_learning_rate > 0, "vae_learning_rate must be positive")
         require(self.text_dim > 0, "text_dim must be positive")
         require(

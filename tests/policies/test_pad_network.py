@@ -254,11 +254,65 @@ def test_a_pretrained_autoencoder_is_taken_with_its_scale(tmp_path):
         ({"execute": 13}, "execute must be within"),
         ({"vae_channels": (12,)}, "multiples of vae_groups"),
         ({"text": "clip"}, "needs text_directory"),
-        ({"action_weight": math.nan}, "finite"),
-        ({"inference_steps": 0}, "inference_steps"),
+        ({"vae_channels": ()}, "vae_channels must not be empty"),
+        ({"vae_groups": 0}, "vae_groups positive"),
+        ({"vae_channels": (8, -8)}, r"positive multiples of vae_groups \(8\), not -8"),
+        ({"size": "0x32x2"}, "all three must be positive"),
+        ({"size": "2x32x0"}, "all three must be positive"),
+        ({"size": "2x32x2 "}, "LAYERSxWIDTHxHEADS"),
+        ({"future": ()}, "future must rise"),
+        ({"future": (4, 4, 12)}, "future must rise"),
+        ({"future": (-4, 12)}, "begin after 0"),
+        ({"execute": 0}, r"execute must be within \[1, 12\], not 0"),
+        ({"state_history": 0}, "state_history and image_history must be positive"),
+        ({"image_history": 0}, "state_history and image_history must be positive"),
+        ({"eye_channels": 0}, "eye_channels and keypoints must be positive"),
+        ({"keypoints": 0}, "eye_channels and keypoints must be positive"),
+        ({"vae_patch": 1, "vae_channels": (8,)}, "even number of pixels wide, not 1: a larger vae_patch"),
+        ({"vae_patch": 3, "vae_channels": (8,)}, "even number of pixels wide, not 3"),
+        *(
+            ({name: 0, "eye": False}, "patch, vae_patch and latent_channels must be positive")
+            for name in ("patch", "vae_patch", "latent_channels")
+        ),
+        *(
+            ({name: 0}, "vae_layers, vae_steps and vae_batch_size must be positive")
+            for name in ("vae_layers", "vae_steps", "vae_batch_size")
+        ),
+        ({"vae_learning_rate": 0.0}, "vae_learning_rate must be positive"),
+        ({"vae_learning_rate": math.inf}, "vae_learning_rate must be a finite number"),
+        ({"gripper_threshold": math.nan}, "gripper_threshold must be a finite number"),
+        ({"action_weight": math.nan}, "action_weight must be a finite number"),
+        ({"action_weight": 0.0}, "action_weight must be positive"),
+        ({"action_ramp_steps": -1}, "action_ramp_steps cannot be negative"),
+        ({"text_dim": 0}, "text_dim must be positive"),
+        ({"present_apart": True, "predict_images": False}, "present_apart needs predict_images"),
+        ({"inference_steps": 0}, r"inference_steps must be within \[1, 1000\], not 0"),
+        ({"inference_steps": 1001}, r"inference_steps must be within \[1, 1000\], not 1001"),
         ({"solver": "ddim", "inference_steps": 501}, "at timestep 500 of 1000"),
     ],
 )
 def test_wrong_choices_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         PadConfig(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"execute": 1},
+        {"execute": 12},
+        {"future": (1,), "horizon": 1, "execute": 1},
+        {"action_ramp_steps": 0},
+        {"inference_steps": 1},
+        {"inference_steps": 1000},
+        {"eye": False, "vae_patch": 1, "vae_channels": (8,)},
+        {"vae_patch": 1, "vae_channels": (8, 8)},
+        {"predict_images": False},
+        {"present_apart": True},
+        {"text": "clip", "text_directory": "clip"},
+        {"vae_channels": (4,), "vae_groups": 4, "size": "1x8x1"},
+    ],
+)
+def test_choices_that_are_just_right_are_taken(changes):
+    config = PadConfig(**changes)
+    assert {name: getattr(config, name) for name in changes} == changes

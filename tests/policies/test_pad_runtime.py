@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from policies.pad.text import InstructionTable, TextEncoder, text_encoder
 from policies.runtime import BundleError, Runtime
 from policies.runtime.graphs import GraphRunner
 from policies.runtime.pad import PadSession, denoised, follow, painted
-from policies.runtime.sampler import PadChannel, PadSampler, PadStep, sampler_from_json
+from policies.runtime.sampler import PadChannel, PadSample, PadSampler, PadStep, sampler_from_json
 from policies.torch_runtime import TorchGraph
 from tests.checkpoints import write_checkpoint
 
@@ -318,9 +319,63 @@ def test_a_sampler_that_does_not_fit_the_graphs_is_refused(small, changes, messa
         Runtime(policy.contract, sampler(small, **changes), runners)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": []}, "0 denoising steps; 1 to 10000 would be right"),
+        ({"samples": []}, "the last of the samples must be poses"),
+        ({"samples": ["poses", "pictures"]}, "the last of the samples must be poses"),
+        ({"samples": ["pictures", "pictures", "poses"]}, "a sample stands twice"),
+        ({"future": []}, "future must begin after the present"),
+        ({"future": [0, 8, 12]}, "future must begin after the present"),
+        ({"future": [4, 4, 12]}, r"future must rise, not \(4, 4, 12\)"),
+        ({"future": [8, 4, 12]}, "future must rise"),
+        ({"gripper_threshold": "x"}, "gripper_threshold"),
+        ({"solver": None}, "solver"),
+    ],
+)
+def test_a_sampler_that_makes_no_sense_is_refused_where_it_is_read(small, changes, message):
+    plain = json.loads(sampler(small).to_json())
+    by_name = {sample["name"]: sample for sample in plain["samples"]}
+    if "samples" in changes:
+        changes = {"samples": [by_name[name] for name in changes["samples"]]}
+    with pytest.raises(ValueError, match=message):
+        sampler_from_json(json.dumps(plain | changes).encode())
+
+
+@pytest.mark.parametrize(
+    ("shape", "clip", "message"),
+    [
+        ([1], 1.0, r"poses: impossible shape \(1,\)"),
+        ([2, 3, 4], 1.0, r"poses: impossible shape \(2, 3, 4\)"),
+        ([1, 0, 4], 1.0, "poses: impossible shape"),
+        ([1, 3, -4], 1.0, "poses: impossible shape"),
+        ([1, 100_001, 4], 1.0, "poses: impossible shape"),
+        ([1, 3, 4], 0.0, "clip must be positive"),
+        ([1, 3, 4], -1.0, "clip must be positive"),
+    ],
+)
+def test_what_cannot_be_sampled_is_refused(small, shape, clip, message):
+    plain = json.loads(sampler(small).to_json())
+    plain["samples"][-1] |= {"shape": shape, "clip": clip}
+    with pytest.raises(ValueError, match=message):
+        sampler_from_json(json.dumps(plain).encode())
+
+
 def test_numbers_that_mean_nothing_are_refused(small):
-    with pytest.raises(ValueError, match="finite"):
-        PadStep(timestep=0, clean_sample=np.nan, clean_output=0, next_sample=0, next_clean=0, next_previous=0)
+    numbers = dict.fromkeys(("clean_sample", "clean_output", "next_sample", "next_clean", "next_previous"), 0.0)
+    for name in numbers:
+        with pytest.raises(ValueError, match="a coefficient of a step must be a finite number"):
+            PadStep(timestep=0, **numbers | {name: np.nan})
+    with pytest.raises(ValueError, match="clip must be a finite number"):
+        PadSample(name="poses", shape=(1, 3, 4), clip=np.inf)
+    with pytest.raises(ValueError, match="gripper_threshold must be a finite number"):
+        sampler(small, gripper_threshold=np.nan)
+    with pytest.raises(ValueError, match="element cannot be negative"):
+        PadChannel(element=-1, kind="velocity", min=-1, max=1)
+    for low, high in ((1, 1), (-np.inf, 1), (-1, np.nan)):
+        with pytest.raises(ValueError, match=r"not below|finite"):
+            PadChannel(element=0, kind="velocity", min=low, max=high)
     with pytest.raises(ValueError, match="min 1 is not below max -1"):
         PadChannel(element=0, kind="velocity", min=1, max=-1)
     text = sampler(small).to_json().replace('"samples": [', '"samples": [], "x": [')
