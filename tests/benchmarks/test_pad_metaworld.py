@@ -164,7 +164,28 @@ def test_a_gain_is_counted_episode_by_episode() -> None:
 def test_a_task_that_always_succeeds_adds_no_uncertainty() -> None:
     assert bootstrap_interval([[1] * 25, [0] * 25]) == (0.5, 0.5)
     low, high = bootstrap_interval([[0, 1] * 50])
-    assert [low, high] == pytest.approx([0.40, 0.60], abs=0.021)  # 0.5 -+ 1.96 sqrt(0.25 / 100)
+    assert [low, high] == pytest.approx([0.402, 0.598], abs=0.011)  # 0.5 -+ 1.96 sqrt(0.25 / 100), in steps of 0.01
+
+
+def test_every_episode_counts_the_same_in_a_gain_whatever_its_task() -> None:
+    """Of 5 episodes of one task and 100 of another; the interval is about the gain, and narrow as of 105."""
+    few, many = tuple(range(5)), tuple(range(100))
+    found = gain(
+        [row("push", [], few), row("reach", [*range(50)], many)], [row("push", [*few], few), row("reach", [], many)]
+    )
+    assert found["gain"] == pytest.approx((5 - 50) / 105)
+    spread = 1.96 * (100 * 0.25) ** 0.5 / 105
+    assert found["ci95"] == pytest.approx((found["gain"] - spread, found["gain"] + spread), abs=0.011)
+
+
+def test_where_two_policies_fail_together_there_is_nothing_to_be_unsure_of() -> None:
+    """Paired: on episodes that both win or both lose, the difference is 0, however many of each."""
+    hard = [1, 5]
+    assert gain([row("push", hard)], [row("push", hard)]) == {"gain": 0, "ci95": (0, 0)}
+    with pytest.raises(ValueError, match="push: not the same episodes"):
+        gain([row("push", [])], [row("pull", [])])
+    with pytest.raises(ValueError, match="shorter"):
+        gain([row("push", []), row("pull", [])], [row("push", [])])
 
 
 def write_state(folder: Path, steps: int, seconds: float) -> None:

@@ -410,3 +410,70 @@ def test_a_regime_as_a_whole_is_the_mean_over_its_levels():
     low, high = whole["ci95"]
     assert 0.65 < low < 0.75 < high < 0.85
     assert len(group_rows("a", {weak: cells[weak]})) == 1  # not yet whole
+
+
+def test_a_mean_of_episodes_lies_within_two_standard_errors() -> None:
+    """Of one policy the bootstrap is that of its episodes: 1.96 of their deviation over the root of their number."""
+    error = np.random.default_rng(2).normal(0.4, 0.1, 400)
+    (row,) = group_rows("a", {UNDISTURBED: [replace(episodes([True] * 400), tracking_error=error)]})
+    spread = 1.96 * error.std() / 20
+    expected = (error.mean() - spread, error.mean() + spread)
+    assert row["tracking_error_ci95"] == pytest.approx(expected, abs=0.05 * spread)
+
+
+def test_groups_of_other_sizes_are_compared_by_their_means() -> None:
+    """What differs from seed to seed counts in full: there is nobody to pair a run with."""
+    ranks = np.arange(200)
+    first = [episodes(ranks < survive) for survive in (60, 160)]
+    second = [episodes(ranks < survive) for survive in (40, 140, 90)]
+    (row,) = differences({"a": {UNDISTURBED: first}, "b": {UNDISTURBED: second}})
+    low, high = row["ci95"]
+    assert row["survival"] == pytest.approx(0.55 - 0.45)
+    assert low < -0.15
+    assert high > 0.35
+
+
+def test_a_difference_is_the_first_minus_the_second_of_what_both_have() -> None:
+    """Of conditions that only one group was measured in nothing is said; a better tracker has a negative difference."""
+    weak, strong = Condition(SUDDEN, 60.0), Condition(SUDDEN, 300.0)
+    good, bad = episodes([True] * 10, 0.2), episodes([True, False] * 5, 0.3)
+    rows = differences({"a": {weak: [good], strong: [good]}, "b": {weak: [bad]}, "c": {weak: [bad]}})
+    assert [(row["first"], row["second"], row["level"]) for row in rows] == [
+        ("a", "b", 60), ("a", "c", 60), ("b", "c", 60),
+    ]  # fmt: skip
+    assert [row["survival"] for row in rows] == [0.5, 0.5, 0]
+    assert [row["tracking_error"] for row in rows] == pytest.approx([-0.1, -0.1, 0])
+    assert rows[0]["tracking_error_ci95"] == pytest.approx((-0.1, -0.1))
+
+
+def test_where_all_survive_every_level_there_is_still_doubt() -> None:
+    """As much as of one level's episodes, which are the same robots and commands in all of them."""
+    regime = replace(SUDDEN, levels=(60.0, 300.0))
+    for survives, expected in ((True, wilson_interval(50, 50)), (False, wilson_interval(0, 50))):
+        cells = {Condition(regime, level): [episodes([survives] * 50)] * 3 for level in regime.levels}
+        *_, whole = group_rows("a", cells)
+        assert whole["level"] is None
+        assert whole["ci95"] == expected
+
+
+def test_there_is_no_mean_over_a_regime_until_all_of_its_levels_are_measured() -> None:
+    regime = replace(SUDDEN, levels=(60.0, 150.0, 300.0))
+    cells = {Condition(regime, level): [episodes([True] * 5)] for level in regime.levels[:2]}
+    assert [row["level"] for row in group_rows("a", cells)] == [60, 150]
+    cells[Condition(regime, 300.0)] = [episodes([False] * 5)]
+    assert [row["level"] for row in group_rows("a", cells)] == [60, 150, 300, None]
+
+
+def test_the_row_of_a_group_counts_all_of_its_policies_episodes() -> None:
+    """Survivors, robots that diverged, that left the ground, and how long all stood, each over all policies."""
+    first, second = episodes([True, True, False, False]), episodes([True, False, False, False])
+    second = replace(second, diverged=~second.survived, left=np.array([True, False, False, False]))
+    first = replace(first, push=np.array([[0.0, 0, 0]] * 2 + [[10.0, 0, 0]] * 2))
+    (row,) = group_rows("a", {UNDISTURBED: [first, second]})
+    counts = {name: row[name] for name in ("episodes", "survived", "diverged", "left_the_ground", "policies")}
+    assert counts == {"episodes": 8, "survived": 3, "diverged": 3, "left_the_ground": 1, "policies": 2}
+    assert (row["survival"], row["lowest"], row["highest"]) == (3 / 8, 0.25, 0.5)
+    assert row["ci95"] == wilson_interval(3, 8)
+    assert row["alive_s"] == pytest.approx((3 * 20 + 5 * 3) / 8)
+    assert row["pushed_when_falling"]["falls"] == 2  # who diverged is no fall
+    assert row["pushed_when_falling"]["toward"]["forward"] == 2
