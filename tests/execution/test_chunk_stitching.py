@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from execution.chunk import ActionChunk
+from execution.chunk import MAX_HORIZON, ActionChunk
 from execution.stitching import LatestChunk, TemporalEnsemble, make_stitching, split_stitching
 
 PERIOD = 12_500_000
@@ -144,3 +144,19 @@ def test_a_chunk_says_nothing_of_the_time_before_it(kind) -> None:
     stitching.add(chunk(PERIOD, 1.0, 9.0))
     assert stitching.sample(0) is None
     assert first(stitching.sample(PERIOD)) == 1.0
+
+
+def test_an_ensembles_age_is_that_of_the_newest_chunk_in_it() -> None:
+    """However old the others are: it is what the robot saw last that an action answers."""
+    ensemble = TemporalEnsemble()
+    ensemble.add(chunk(0, *range(8)))
+    ensemble.add(chunk(4 * PERIOD, *range(8)))
+    for tick, age in ((3, 3), (4, 0), (6, 2)):
+        assert ensemble.sample(tick * PERIOD) is not None
+        assert ensemble.age == age
+
+
+def test_the_longest_chunk_is_taken_and_a_longer_one_is_not() -> None:
+    assert chunk(0, *[0.0] * MAX_HORIZON).horizon == MAX_HORIZON
+    with pytest.raises(ValueError, match=f"1 to {MAX_HORIZON} actions"):
+        chunk(0, *[0.0] * (MAX_HORIZON + 1))

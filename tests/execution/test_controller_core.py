@@ -226,6 +226,8 @@ def test_a_reset_while_active_waits_for_a_new_chunk() -> None:
     [
         ("names", ("ee_x", "ee_y"), (0, 0), 0),
         ("names", EE, (0, 0), 0),
+        ("names", EE, (0, 0.6, 0.2, 9), 0),
+        ("names", (*EE, "more"), MIDDLE, 0),
         ("non_finite", EE, (0, float("nan"), 0), 0),
         ("non_finite", EE, (0, float("inf"), 0), 0),
         ("future", EE, MIDDLE, -20),
@@ -238,6 +240,32 @@ def test_a_bad_measurement_is_dropped_and_counted(reason, names, values, age_ms)
     assert not bench.core.on_fields("end_effector", bench.now - age_ms * MS, names, values, bench.now)
     assert bench.core.counters[f"refused.sensor.end_effector.{reason}"] == 1
     assert bench.tick().mode is Mode.RUN
+
+
+def test_a_measurement_may_be_a_period_ahead_and_is_compared_with_the_one_before() -> None:
+    """Clocks of two machines agree that well; one that comes twice is no older than itself."""
+    bench = Bench().running()
+    sensor = ("end_effector", bench.now + TICK, EE)
+    assert bench.core.on_fields(*sensor, MIDDLE, bench.now)
+    assert bench.core.on_fields(*sensor, (0.55, 0.6, 0.2), bench.now)
+    assert not bench.core.on_fields("end_effector", bench.now + TICK + 1, EE, MIDDLE, bench.now)
+    assert bench.core.refusal == "sensor.end_effector.future"
+    assert not bench.core.on_fields("end_effector", bench.now + TICK - 1, EE, MIDDLE, bench.now)
+    assert bench.core.refusal == "sensor.end_effector.out_of_order"
+    bench.alive = {"heartbeat", "chunk"}
+    assert sent(bench.tick())[0] == 0.0  # beyond the limit, as the second one says
+
+
+def test_what_is_known_is_as_old_as_the_oldest_of_the_latest_measurements() -> None:
+    """The limits near which a robot slows down are judged by it."""
+    measurements = Measurements(SAWYER, ("ee_x", "gripper_opening"), 0)
+    assert measurements.age_s(50 * MS) == 0.0
+    measurements.update("end_effector", 10 * MS, EE, MIDDLE, 50 * MS)
+    measurements.update("gripper", 40 * MS, ("gripper_opening",), (1.0,), 50 * MS)
+    assert measurements.age_s(50 * MS) == pytest.approx(0.04)
+    measurements.update("end_effector", 45 * MS, EE, MIDDLE, 50 * MS)
+    assert measurements.age_s(50 * MS) == pytest.approx(0.01)
+    assert measurements.age_s(0) == 0.0
 
 
 @pytest.mark.parametrize("late_ticks", [(3, 8, 9, 14), (5, 10, 15)])
@@ -305,6 +333,15 @@ def test_a_velocity_slews_from_the_command_before(changed) -> None:
     bench.actions = np.tile([0.2, 0, 0, 0], (16, 1))
     bench.core.activate(bench.now)
     assert [round(float(sent(bench.tick())[0]), 6) for _ in range(5)] == [0.05, 0.1, 0.15, 0.2, 0.2]
+
+
+@pytest.mark.parametrize(("pause_ms", "speed"), [(49, 0.1), (51, 0.05)])
+def test_after_a_pause_a_robot_speeds_up_from_where_its_own_time_out_left_it(changed, pause_ms, speed) -> None:
+    """Within the body's 50 ms it still goes as fast as it was told last; after that it stands."""
+    bench = Bench(changed(SAWYER, channels={"ee_velocity_x": {"max_rate": 4.0}})).running()
+    assert sent(bench.tick())[0] == pytest.approx(0.1)
+    bench.now += pause_ms * MS - TICK
+    assert sent(bench.tick())[0] == pytest.approx(speed)
 
 
 def test_after_activation_commands_ramp_in(changed) -> None:
