@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import msgspec
@@ -21,7 +22,8 @@ from contracts import (
     differences,
     load_robot,
 )
-from contracts.feature import image, vector
+from contracts.feature import Feature, image, vector
+from contracts.serialization import MAX_CONTRACT_BYTES
 
 
 @pytest.fixture
@@ -79,6 +81,18 @@ def test_of_some_joints_only_a_velocity_cannot_be_measured() -> None:
         (("command", "position_control", "kp"), 0.0, "kp must be positive"),
         (("home",), [2.0] + [0.0] * 11, "'FL_hip_joint': home 2.0 is not within"),
         (("task", "stand_up_s"), -1.0, "time-outs must be positive"),
+        (("task", "ramp_s"), -0.1, "time-outs must be positive"),
+        (("task", "recover_s"), -0.1, "time-outs must be positive"),
+        (("task", "heartbeat_timeout_s"), 0.0, "time-outs must be positive"),
+        (("task", "chunk_timeout_s"), 0.0, "time-outs must be positive"),
+        (("task", "ramp_s"), float("inf"), "a time-out must be a finite number"),
+        (("task", "max_tilt_rad"), 0.0, r"max_tilt_rad 0.0 is not within \(0, pi\)"),
+        (("task", "max_tilt_rad"), math.pi, r"is not within \(0, pi\)"),
+        (("home",), [-2.0] + [0.0] * 11, "'FL_hip_joint': home -2.0 is not within"),
+        (("sensors", 0, "timeout_s"), 0.0, "timeout_s 0.0 is not within"),
+        (("sensors", 0, "rate_hz"), 0.0, "rate_hz 0.0 is not within"),
+        (("sensors", 1, "type"), "sensor_msgs/msg/JointState", "max_tilt_rad needs one Imu; robot 'go2' has 0"),
+        (("name",), "go 2", "'go 2' is not a valid ROS name"),
         (("sensors", 2, "fields"), ["command_x", "command_y"], "unit"),
         (("task", "max_tilt_rad"), 60.0, r"max_tilt_rad 60.0 is not within \(0, pi\)"),  # degrees
         (("task", "chunk_timeout_s"), 0.0, "time-outs must be positive"),
@@ -127,6 +141,16 @@ def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
         (("cameras", 0, "height"), 0, "impossible size"),
         (("command", "channels", 0, "min"), 3.0, "not below max"),
         (("command", "channels", 0, "max"), float("inf"), "finite"),
+        (("command", "channels", 0, "max"), -0.1, "holds at zero, which is out of its limits"),
+        (("command", "channels", 0, "min"), 0.1, "holds at zero, which is out of its limits"),
+        (("command", "channels", 0, "max_rate"), 0.0, "max_rate must be positive"),
+        (("command", "channels", 0, "position_min"), None, "give both position_min and position_max"),
+        (("command", "channels", 0, "position_max"), None, "give both position_min and position_max"),
+        (("command", "channels", 0, "position_min"), 9.0, "position_min is not below position_max"),
+        (("command", "channels", 0, "measured_by"), None, "position limits need measured_by"),
+        (("command", "channels", 1, "name"), "ee_velocity_x", "command channel 'ee_velocity_x' stands twice"),
+        (("control_rate_hz",), 2001, "control_rate_hz 2001.0 is not within"),
+        (("cameras", 0, "width"), 4097, "impossible size"),
         (("command", "channels", 1, "measured_by"), "elbow", "no sensor has the field 'elbow'"),
         (("command", "channels", 0, "hold"), "measured", "would send a position as a velocity"),
         (("command", "timeout_s"), 0.0, "timeout_s"),
@@ -205,6 +229,80 @@ def test_every_difference_is_listed_by_name(policy: PolicyContract, robot: Robot
         "ee_y",
     ):
         assert expected in message, expected
+
+
+def test_a_position_control_that_a_robot_does_not_state_is_no_difference(policy: PolicyContract) -> None:
+    """A real robot's gains are its own; two that are both stated must agree."""
+    sawyer = load_robot("metaworld_sawyer").to_dict()
+    soft, stiff = {"kp": 20.0, "kd": 0.5}, {"kp": 40.0, "kd": 0.5}
+    other = "position control: the policy was trained with kp 20 and kd 0.5, the robot has kp 40 and kd 0.5"
+    for wanted, stated, fits in ((soft, None, True), (None, soft, True), (soft, soft, True), (soft, stiff, False)):
+        sawyer["command"] = sawyer["command"] | {"position_control": stated}
+        trained = PolicyContract.from_dict(policy.to_dict() | {"position_control": wanted})
+        found = differences(trained, RobotContract.from_dict(sawyer))
+        assert found == ([] if fits else [other]), (wanted, stated)
+
+
+def test_a_policy_may_act_until_its_chunk_is_too_old_and_no_longer(policy: PolicyContract, robot: RobotContract) -> None:
+    """250 ms are 20 periods: the 21st action is carried out just then."""
+    for execute, fits in ((21, True), (22, False)):
+        long = PolicyContract.from_dict(policy.to_dict() | {"horizon": 32, "execute": execute})
+        assert (differences(long, robot) == []) == fits
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"execute": 0}, "need 1 <= execute <= horizon <= 10000"),
+        ({"execute": 17}, "need 1 <= execute <= horizon <= 10000"),
+        ({"horizon": 10_001}, "need 1 <= execute <= horizon <= 10000"),
+        ({"action_period_s": 0.0}, r"action_period_s 0.0 is not within \(0, 10\]"),
+        ({"action_period_s": 10.1}, r"action_period_s 10.1 is not within \(0, 10\]"),
+        ({"action_period_s": float("nan")}, "finite"),
+        ({"observations": []}, "a policy must observe something"),
+        ({"action": vector("actions", ("x",), ("m",)).to_dict()}, "the action's key is 'action', not 'actions'"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict()}] * 2}, "'observation.images.left' stands twice"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 0}]}, "history 0 is not within"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 1001}]}, "history 1001 is not within"),
+    ],
+)
+def test_a_policys_nonsense_is_refused(policy: PolicyContract, change: dict, expected: str) -> None:
+    with pytest.raises(ContractError, match=expected):
+        PolicyContract.from_dict(policy.to_dict() | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"shape": (4, 4, 4)}, r"an image is \(height, width, 3\), not \(4, 4, 4\)"),
+        ({"shape": (3,)}, r"an image is \(height, width, 3\), not \(3,\)"),
+        ({"shape": (0, 4, 3)}, "impossible shape"),
+        ({"dtype": "float32"}, "an image is uint8, not float32"),
+        ({"key": "observation.state"}, "a vector has one axis"),
+        ({"key": "observation.state", "shape": (3,)}, "a vector is float32, not uint8"),
+        ({"key": "observation.state", "shape": (2,), "dtype": "float32"}, "2 elements but 3 names"),
+        ({"key": "observation.state", "shape": (3,), "dtype": "float32"}, "3 elements but 0 units"),
+        ({"key": ""}, "a feature needs a key"),
+    ],
+)
+def test_a_feature_that_is_neither_a_vector_nor_a_picture_is_refused(change: dict, expected: str) -> None:
+    with pytest.raises(ContractError, match=expected):
+        Feature.from_dict(image("left", 4, 4).to_dict() | change)
+
+
+def test_more_text_than_a_contract_has_is_not_even_parsed(policy: PolicyContract, tmp_path: Path) -> None:
+    text = policy.to_json()
+    padded = text + " " * (MAX_CONTRACT_BYTES - len(text))
+    assert PolicyContract.from_json(padded) == policy
+    with pytest.raises(ContractError, match=f"{MAX_CONTRACT_BYTES + 1} bytes is more than a contract's"):
+        PolicyContract.from_json(padded + " ")
+    for name in ("policy.json", "policy.yaml"):
+        file = tmp_path / name
+        file.write_text(padded)
+        assert PolicyContract.load(file) == policy
+        file.write_text(padded + " ")
+        with pytest.raises(ContractError, match=rf"{name}: larger than a contract's {MAX_CONTRACT_BYTES} bytes"):
+            PolicyContract.load(file)
 
 
 def test_a_missing_observation_set_is_a_difference(policy: PolicyContract, robot: RobotContract) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts import PolicyContract, PolicyObservation, load_robot
+from contracts import PolicyContract, PolicyObservation, RobotContract, load_robot
 from execution.chunk import ActionChunk
 from execution.controller import ControllerCore, Mode
 from execution.observation import NotReady, ObservationAssembler
@@ -138,6 +138,18 @@ def test_a_simulator_gives_whole_features() -> None:
     assert observation.values["observation.state"][:, 0].tolist() == [1.0, 2.0]
 
 
+def test_a_feature_given_whole_is_stale_as_soon_as_the_first_of_its_sensors_would_be() -> None:
+    plain = ROBOT.to_dict()
+    gripper = next(sensor for sensor in plain["sensors"] if sensor["name"] == "gripper")
+    gripper["timeout_s"] = 0.03
+    assembler = ObservationAssembler(RobotContract.from_dict(plain), policy())
+    assembler.push_feature("observation.state", 0, np.zeros(4))
+    push(assembler, 0, 1.0, "camera")
+    assert assembler.window(30_000_000).stamp_ns == 0
+    with pytest.raises(NotReady, match=r"observation\.state is stale: 30\.0 ms old, at most 30\.0 ms"):
+        assembler.window(30_000_001)
+
+
 def test_a_sample_that_is_not_newer_is_dropped() -> None:
     assembler = ObservationAssembler(ROBOT, policy("state"))
     assert assembler.push_feature("observation.state", TICK, np.ones(39))
@@ -219,22 +231,43 @@ def test_every_history_value_is_the_sample_nearest_in_time(gaps, history) -> Non
         assert distance[int(value)] == distance.min()
 
 
-def test_what_is_asked_for_is_never_waited_for_nor_mistaken_for_a_measurement() -> None:
-    """Asked at once, as often as you like: the observation is of when the legs and the IMU were measured."""
-    go2 = load_robot("go2")
+GO2 = load_robot("go2")
+
+
+def walking(history: int) -> ObservationAssembler:
+    """Of a policy that sees legs, IMU and what a person asks for."""
+    features = GO2.observation_features("proprioception")
     seen = PolicyContract(
         policy="test",
         robot="go2",
         observation_set="proprioception",
         task="",
-        observations=tuple(PolicyObservation(feature=f, history=2) for f in go2.observation_features("proprioception")),
-        action=go2.action_feature,
-        action_period_s=go2.control_period_s,
+        observations=tuple(PolicyObservation(feature=f, history=history) for f in features),
+        action=GO2.action_feature,
+        action_period_s=GO2.control_period_s,
         horizon=3,
         execute=1,
     )
-    assembler = ObservationAssembler(go2, seen)
-    legs, imu, asked = go2.sensors
+    return ObservationAssembler(GO2, seen)
+
+
+def test_a_robot_stops_when_nobody_asks_it_to_walk_any_more() -> None:
+    """A joystick that was unplugged says nothing: the last it said counts for its time-out, to the nanosecond."""
+    legs, imu, asked = GO2.sensors
+    timeout = round(asked.timeout_s * 1e9)
+    for late, command in ((0, [0.5, 0.25, 1.0]), (1, [0.0, 0.0, 0.0])):
+        assembler = walking(history=1)
+        assembler.push_fields("velocity_command", 1000, asked.fields, (0.5, 0.25, 1.0))
+        now = 1000 + timeout + late
+        assembler.push_fields("joint_states", now, legs.fields, [0.0] * 24)
+        assembler.push_fields("imu", now, imu.fields, [0.0] * 10)
+        assert assembler.window(now).values["observation.state"][0, :3].tolist() == command
+
+
+def test_what_is_asked_for_is_never_waited_for_nor_mistaken_for_a_measurement() -> None:
+    """Asked at once, as often as you like: the observation is of when the legs and the IMU were measured."""
+    assembler = walking(history=2)
+    legs, imu, asked = GO2.sensors
     tick = 20_000_000
     assembler.push_fields("velocity_command", tick + 1, asked.fields, (0.5, 0.25, 1.0))
     with pytest.raises(NotReady, match="imu"):
