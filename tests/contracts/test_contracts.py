@@ -243,7 +243,9 @@ def test_a_position_control_that_a_robot_does_not_state_is_no_difference(policy:
         assert found == ([] if fits else [other]), (wanted, stated)
 
 
-def test_a_policy_may_act_until_its_chunk_is_too_old_and_no_longer(policy: PolicyContract, robot: RobotContract) -> None:
+def test_a_policy_may_act_until_its_chunk_is_too_old_and_no_longer(
+    policy: PolicyContract, robot: RobotContract
+) -> None:
     """250 ms are 20 periods: the 21st action is carried out just then."""
     for execute, fits in ((21, True), (22, False)):
         long = PolicyContract.from_dict(policy.to_dict() | {"horizon": 32, "execute": execute})

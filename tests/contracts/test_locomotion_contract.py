@@ -45,6 +45,8 @@ def test_joints_are_found_by_name():
     np.testing.assert_array_equal(measured[CONTRACT.order_of(robot)], SEEN["joint_position"])
     with pytest.raises(ValueError, match="hip, knee; the robot has hip, hip"):
         CONTRACT.order_of(("hip", "hip"))
+    with pytest.raises(ValueError, match="hip, knee; the robot has hip, knee, arm"):
+        CONTRACT.order_of(("hip", "knee", "arm"))  # nobody would move it
 
 
 def test_what_has_gone_wrong_is_clipped():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 import time
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped, Twist
@@ -18,7 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from contracts import available_robots, load_robot
 from contracts.messages import RefusedMessage, image_array, sensor_fields
 from episodes import messages, samples
-from execution.chunk import ActionChunk
+from execution.chunk import MAX_HORIZON, ActionChunk
 from ros_nodes import conversions
 
 ROBOT = load_robot("metaworld_sawyer")
@@ -136,6 +138,7 @@ def test_an_imu_arrives_as_it_was_sent_in_the_documented_order() -> None:
     [
         ("frame", lambda m: setattr(m.header, "frame_id", "base")),
         ("orientation", lambda m: setattr(m.orientation, "w", 0.0)),
+        ("orientation", lambda m: setattr(m.orientation, "w", 1.0)),
         ("orientation", lambda m: m.orientation_covariance.__setitem__(0, -1.0)),  # REP-145: not estimated
         ("non_finite", lambda m: setattr(m.orientation, "x", float("nan"))),
         ("non_finite", lambda m: setattr(m.linear_acceleration, "z", float("inf"))),
@@ -145,6 +148,37 @@ def test_an_imu_that_is_not_what_it_should_be_is_refused(expected, spoil) -> Non
     message = conversions.sensor_message(IMU, STAMP, AT_REST)
     spoil(message)
     assert reason(lambda: sensor_fields(message, IMU)) == expected
+
+
+@pytest.mark.parametrize(("length", "taken"), [(0.989, False), (0.991, True), (1.009, True), (1.011, False)])
+def test_an_orientation_may_be_a_hundredth_too_long_or_too_short(length, taken) -> None:
+    """Drivers round; what is further from a rotation tells nothing about which way is down."""
+    values = (*(length * part for part in AT_REST[:4]), *AT_REST[4:])
+    message = conversions.sensor_message(IMU, STAMP, values)
+    if taken:
+        assert sensor_fields(message, IMU) == (IMU.fields, values)
+    else:
+        assert reason(lambda: sensor_fields(message, IMU)) == "orientation"
+
+
+@pytest.mark.parametrize("sensor", [POSE, JOINTS, IMU, ASKED], ids=lambda sensor: sensor.name)
+def test_as_many_numbers_as_fields_are_sent_or_none(sensor) -> None:
+    for count in (len(sensor.fields) - 1, len(sensor.fields) + 1):
+        with pytest.raises(ValueError, match=f"has {len(sensor.fields)} fields, not {count}"):
+            conversions.sensor_message(sensor, STAMP, [0.0] * count)
+
+
+def test_a_picture_is_as_high_and_as_wide_as_its_camera_says() -> None:
+    """Not the other way round, which of a square one nobody would notice."""
+    camera = msgspec.structs.replace(CAMERA, height=48, width=64)
+    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    message = sent(conversions.image_message(camera, STAMP, picture))
+    assert (message.height, message.width, message.step) == (48, 64, 192)
+    np.testing.assert_array_equal(image_array(message, camera), picture)
+    spoiled: list[Any] = [picture.transpose(1, 0, 2), picture[:, :, :2], picture[:-1], picture.astype(np.int8)]
+    for wrong in spoiled:
+        with pytest.raises(ValueError, match=r"not uint8 \(48, 64, 3\)"):
+            conversions.image_message(camera, STAMP, wrong)
 
 
 def test_a_picture_arrives_as_it_was_taken() -> None:
@@ -198,6 +232,9 @@ def test_a_big_picture_costs_little_to_send() -> None:
         ("encoding", {"encoding": "rgb16"}),
         ("frame", {}),
         ("step", {"step": 96}),
+        ("step", {"step": 96 * 3 - 1}),
+        ("data", {"step": 96 * 3 + 1}),
+        ("data", {"data": array.array("B", bytes(96 * 96 * 3 + 1))}),
         ("data", {"data": array.array("B", bytes(96 * 96 * 3 - 1))}),
         ("data", {"data": array.array("B")}),
     ],
@@ -217,7 +254,40 @@ def test_a_chunk_arrives_as_it_was_sent() -> None:
     chunk = conversions.chunk_from_message(message, PERIOD)
     assert chunk.actions.tobytes() == actions.tobytes()
     assert (chunk.start_ns, chunk.period_ns, chunk.names) == (STAMP, PERIOD, NAMES)
-    assert conversions.chunk_from_message(message, PERIOD, start_ns=7).start_ns == 7
+    for start in (7, 0):  # on a clock that begins now
+        assert conversions.chunk_from_message(message, PERIOD, start_ns=start).start_ns == start
+
+
+@pytest.mark.parametrize(("off_ns", "taken"), [(-1001, False), (-1000, True), (1000, True), (1001, False)])
+def test_an_action_may_be_due_a_microsecond_off_either_way(off_ns, taken) -> None:
+    message = conversions.chunk_message(ActionChunk(np.zeros((3, 4)), 5, PERIOD, NAMES), STAMP)
+    message.points[2].time_from_start.nanosec += off_ns
+    if taken:
+        assert conversions.chunk_from_message(message, PERIOD).horizon == 3
+    else:
+        assert reason(lambda: conversions.chunk_from_message(message, PERIOD)) == "period"
+
+
+@pytest.mark.parametrize(
+    ("expected", "names", "points"),
+    [
+        ("size", ["x"], 0),
+        ("size", ["x"], MAX_HORIZON + 1),
+        ("names", [], 1),
+        ("names", ["x", "x"], 1),
+        (None, ["x"], MAX_HORIZON),
+    ],
+)
+def test_a_chunk_of_no_channels_or_too_many_actions_is_refused(expected, names, points) -> None:
+    message = JointTrajectory(joint_names=names)
+    for k in range(points):
+        point = conversions.JointTrajectoryPoint(positions=[0.0] * len(names))
+        point.time_from_start.sec = k
+        message.points.append(point)
+    if expected is None:
+        assert conversions.chunk_from_message(message, 10**9).horizon == points
+    else:
+        assert reason(lambda: conversions.chunk_from_message(message, 10**9)) == expected
 
 
 @given(
@@ -266,3 +336,26 @@ def test_any_command_is_within_every_range_or_refused(data, size) -> None:
 @given(st.integers(0, 2**31 * 10**9 - 1))
 def test_a_stamp_is_kept_to_the_nanosecond(nanoseconds) -> None:
     assert conversions.stamp_ns(conversions.to_stamp(nanoseconds)) == nanoseconds
+
+
+def test_a_command_may_be_at_either_end_of_its_range_and_not_beyond() -> None:
+    channels = ROBOT.command.channels
+    for end, beyond in ((-1, -np.inf), (1, np.inf)):
+        values = [channel.min if end < 0 else channel.max for channel in channels]
+        assert conversions.command_from_message(Float64MultiArray(data=values), ROBOT).tolist() == values
+        for place in range(len(channels)):
+            spoiled = list(values)
+            spoiled[place] = float(np.nextafter(values[place], beyond))
+            message = Float64MultiArray(data=spoiled)
+            assert reason(lambda message=message: conversions.command_from_message(message, ROBOT)) == "range"
+
+
+@pytest.mark.parametrize(("sizes", "offset", "taken"), [([2, 2], 0, True), ([4], 1, False), ([2, 3], 0, False)])
+def test_a_command_whose_layout_describes_other_numbers_is_refused(sizes, offset, taken) -> None:
+    message = Float64MultiArray(data=[0.0] * 4)
+    message.layout.dim = [MultiArrayDimension(size=size) for size in sizes]
+    message.layout.data_offset = offset
+    if taken:
+        assert conversions.command_from_message(message, ROBOT).tolist() == [0.0] * 4
+    else:
+        assert reason(lambda: conversions.command_from_message(message, ROBOT)) == "layout"
