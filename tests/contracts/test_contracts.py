@@ -15,7 +15,6 @@ from contracts import (
     ContractMismatch,
     PolicyContract,
     PolicyObservation,
-    PositionControl,
     RobotContract,
     available_robots,
     check_compatible,
@@ -84,7 +83,6 @@ def test_of_some_joints_only_a_velocity_cannot_be_measured() -> None:
         (("task", "ramp_s"), -0.1, "time-outs must be positive"),
         (("task", "recover_s"), -0.1, "time-outs must be positive"),
         (("task", "heartbeat_timeout_s"), 0.0, "time-outs must be positive"),
-        (("task", "chunk_timeout_s"), 0.0, "time-outs must be positive"),
         (("task", "ramp_s"), float("inf"), "a time-out must be a finite number"),
         (("task", "max_tilt_rad"), 0.0, r"max_tilt_rad 0.0 is not within \(0, pi\)"),
         (("task", "max_tilt_rad"), math.pi, r"is not within \(0, pi\)"),
@@ -97,7 +95,6 @@ def test_of_some_joints_only_a_velocity_cannot_be_measured() -> None:
         (("task", "max_tilt_rad"), 60.0, r"max_tilt_rad 60.0 is not within \(0, pi\)"),  # degrees
         (("task", "chunk_timeout_s"), 0.0, "time-outs must be positive"),
         (("task", "recover_s"), float("nan"), "time-out must be a finite number"),
-        (("command", "channels", 0, "max_rate"), 0.0, "max_rate must be positive"),
         (("command", "channels", 0, "max_rate"), float("inf"), "max_rate must be a finite number"),
         (("home", 0), float("nan"), "home position must be a finite number"),
     ],
@@ -142,13 +139,8 @@ def test_image_set_shows_no_object_and_no_goal(robot: RobotContract) -> None:
         (("command", "channels", 0, "min"), 3.0, "not below max"),
         (("command", "channels", 0, "max"), float("inf"), "finite"),
         (("command", "channels", 0, "max"), -0.1, "holds at zero, which is out of its limits"),
-        (("command", "channels", 0, "min"), 0.1, "holds at zero, which is out of its limits"),
         (("command", "channels", 0, "max_rate"), 0.0, "max_rate must be positive"),
         (("command", "channels", 0, "position_min"), None, "give both position_min and position_max"),
-        (("command", "channels", 0, "position_max"), None, "give both position_min and position_max"),
-        (("command", "channels", 0, "position_min"), 9.0, "position_min is not below position_max"),
-        (("command", "channels", 0, "measured_by"), None, "position limits need measured_by"),
-        (("command", "channels", 1, "name"), "ee_velocity_x", "command channel 'ee_velocity_x' stands twice"),
         (("control_rate_hz",), 2001, "control_rate_hz 2001.0 is not within"),
         (("cameras", 0, "width"), 4097, "impossible size"),
         (("command", "channels", 1, "measured_by"), "elbow", "no sensor has the field 'elbow'"),
@@ -255,27 +247,6 @@ def test_a_policy_may_act_until_its_chunk_is_too_old_and_no_longer(
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"execute": 0}, "need 1 <= execute <= horizon <= 10000"),
-        ({"execute": 17}, "need 1 <= execute <= horizon <= 10000"),
-        ({"horizon": 10_001}, "need 1 <= execute <= horizon <= 10000"),
-        ({"action_period_s": 0.0}, r"action_period_s 0.0 is not within \(0, 10\]"),
-        ({"action_period_s": 10.1}, r"action_period_s 10.1 is not within \(0, 10\]"),
-        ({"action_period_s": float("nan")}, "finite"),
-        ({"observations": []}, "a policy must observe something"),
-        ({"action": vector("actions", ("x",), ("m",)).to_dict()}, "the action's key is 'action', not 'actions'"),
-        ({"observations": [{"feature": image("left", 4, 4).to_dict()}] * 2}, "'observation.images.left' stands twice"),
-        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 0}]}, "history 0 is not within"),
-        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 1001}]}, "history 1001 is not within"),
-    ],
-)
-def test_a_policys_nonsense_is_refused(policy: PolicyContract, change: dict, expected: str) -> None:
-    with pytest.raises(ContractError, match=expected):
-        PolicyContract.from_dict(policy.to_dict() | change)
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
         ({"shape": (4, 4, 4)}, r"an image is \(height, width, 3\), not \(4, 4, 4\)"),
         ({"shape": (3,)}, r"an image is \(height, width, 3\), not \(3,\)"),
         ({"shape": (0, 4, 3)}, "impossible shape"),
@@ -318,9 +289,12 @@ def test_a_missing_observation_set_is_a_difference(policy: PolicyContract, robot
         ({"execute": 17}, "1 <= execute <= horizon"),
         ({"execute": 0}, "1 <= execute <= horizon"),
         ({"action_period_s": 0.0}, "action_period_s 0.0 is not within"),
+        ({"action_period_s": 10.1}, "action_period_s 10.1 is not within"),
+        ({"horizon": 10_001}, "1 <= execute <= horizon <= 10000"),
         ({"observations": []}, "must observe something"),
         ({"observations": [{"feature": image("left", 4, 4).to_dict()}] * 2}, "'observation.images.left' stands twice"),
         ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 0}]}, "history 0 is not within"),
+        ({"observations": [{"feature": image("left", 4, 4).to_dict(), "history": 1001}]}, "history 1001 is not within"),
         ({"action": vector("motion", ("a",), ("m",)).to_dict()}, "the action's key is 'action'"),
         ({"action": {**vector("action", ("a", "b"), ("m", "m")).to_dict(), "names": ["a"]}}, "2 elements but 1 names"),
         ({"action": {**vector("action", ("a", "b"), ("m", "m")).to_dict(), "units": ["m"]}}, "2 elements but 1 units"),
@@ -335,18 +309,3 @@ def test_a_policys_nonsense_is_refused_by_name(policy: PolicyContract, change: d
 def test_a_rate_that_is_nearly_right_is_not_right(policy: PolicyContract, robot: RobotContract) -> None:
     (difference,) = differences(msgspec.structs.replace(policy, action_period_s=0.0126), robot)
     assert "12.600 ms, the robot every 12.500 ms" in difference
-
-
-def test_a_robot_that_does_not_state_its_position_control_is_trusted(
-    policy: PolicyContract, robot: RobotContract
-) -> None:
-    assert differences(msgspec.structs.replace(policy, position_control=PositionControl(kp=40, kd=1)), robot) == []
-
-
-def test_what_is_far_larger_than_a_contract_is_not_parsed(tmp_path: Path, robot: RobotContract) -> None:
-    text = robot.to_json() + " " * 1_000_000
-    with pytest.raises(ContractError, match="more than a contract's 1000000"):
-        RobotContract.from_json(text)
-    (tmp_path / "robot.yaml").write_text(text)
-    with pytest.raises(ContractError, match="larger than a contract's 1000000 bytes"):
-        load_robot(tmp_path / "robot.yaml")

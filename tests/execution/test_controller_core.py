@@ -256,18 +256,6 @@ def test_a_measurement_may_be_a_period_ahead_and_is_compared_with_the_one_before
     assert sent(bench.tick())[0] == 0.0  # beyond the limit, as the second one says
 
 
-def test_what_is_known_is_as_old_as_the_oldest_of_the_latest_measurements() -> None:
-    """The limits near which a robot slows down are judged by it."""
-    measurements = Measurements(SAWYER, ("ee_x", "gripper_opening"), 0)
-    assert measurements.age_s(50 * MS) == 0.0
-    measurements.update("end_effector", 10 * MS, EE, MIDDLE, 50 * MS)
-    measurements.update("gripper", 40 * MS, ("gripper_opening",), (1.0,), 50 * MS)
-    assert measurements.age_s(50 * MS) == pytest.approx(0.04)
-    measurements.update("end_effector", 45 * MS, EE, MIDDLE, 50 * MS)
-    assert measurements.age_s(50 * MS) == pytest.approx(0.01)
-    assert measurements.age_s(0) == 0.0
-
-
 @pytest.mark.parametrize("late_ticks", [(3, 8, 9, 14), (5, 10, 15)])
 def test_a_few_late_stamps_do_not_move_the_robots_ticks(late_ticks) -> None:
     """The latest one may be among them."""
@@ -586,13 +574,6 @@ def test_a_measurement_is_as_old_as_its_stamp_says_and_not_as_its_message() -> N
         bench.core.on_fields("end_effector", due - 50 * MS, EE, bench.position, due)
         command = bench.tick()
     assert sent(command)[0] == pytest.approx(0.2)
-
-
-def test_after_a_gap_in_which_the_body_stopped_a_velocity_slews_from_standing(changed) -> None:
-    bench = Bench(changed(SAWYER, channels={"ee_velocity_x": {"max_rate": 4.0}}))
-    bench.actions = np.tile([0.2, 0, 0, 0], (16, 1))
-    bench.running().now += 5 * TICK  # longer than the body's time-out
-    assert sent(bench.tick())[0] == pytest.approx(0.05)
 
 
 def test_after_a_long_hold_a_slow_gripper_goes_on_from_the_grip_that_it_kept(changed) -> None:

@@ -72,12 +72,6 @@ def test_at_a_position_limit_only_the_way_back_is_open(position, command, allowe
     assert result.interventions == (() if command == allowed else ("position:ee_velocity_x",))
 
 
-def test_the_older_a_measurement_the_slower_a_robot_nears_its_limit() -> None:
-    """0.01 m from the limit: it went on for the 0.05 s since, and would for the 0.05 s of the body's time-out."""
-    result = SafetyFilter(SAWYER).filter([0.8, 0, 0, 0], MIDDLE | {"ee_x": 0.49}, None, DT, age_s=0.05)
-    assert result.command[0] == pytest.approx(0.01 / (0.05 + 0.05))
-
-
 def test_a_command_out_of_range_is_cut_and_told() -> None:
     result = SafetyFilter(SAWYER).filter([3.0, 0, 0, -7.0], MIDDLE, None, DT)
     assert result.command.tolist() == [0.8, 0, 0, -1.0]
