@@ -436,19 +436,25 @@ def convert(
 ) -> int:
     """Make training data from a recording (bag to dataset), or a recording from a dataset (dataset to bag).
 
+    A LeRobotDataset v3.0 that you recorded with LeRobot becomes a dataset that can be learned from, by your robot's
+    contract (`--robot`): joints and cameras are found by name, and every difference is listed before anything is
+    written. Stopped half-way, the same command continues.
+
     Args:
         source: a bag or a dataset.
         target: what is made; a dataset may exist already, and is added to.
         observations: the observation set of the dataset; by default what the recorded policy saw.
+            For a LeRobotDataset of others: by default the only set of the robot's contract.
         robot: name or path of the robot's contract; by default the one inside the recording.
         assume_success: count an episode as a success if nobody said on the topic `success` how it ended.
-            Not if the controller stopped in it. For a person's demonstrations on a real robot.
+            Not if the controller stopped in it. For a person's demonstrations on a real robot, and for
+            LeRobotDatasets of others, which do not say it.
     """
     from contracts import load_robot
     from episodes.opening import convert as convert_recording
 
     contract = None if robot is None else load_robot(robot)
-    print(convert_recording(source, target, observations, contract, assume_success))
+    print(convert_recording(source, target, observations, contract, assume_success, progress=True))
     return 0
 
 

@@ -29,7 +29,7 @@ NOTHING = -1  # index of what is added to a row of values: none, which counts as
 
 @dataclass
 class ConversionReport:
-    """What came of a recording.
+    """What came of a recording, or of a dataset that others recorded.
 
     Attributes:
         added: episodes that are in the dataset now and were not before.
@@ -39,6 +39,7 @@ class ConversionReport:
         stale: control periods whose newest sensor sample was older than the contract's time-out; they were kept.
         unjudged: episodes of which nobody said whether they succeeded; of a real robot, often nobody does.
         problems: damage met in the recording.
+        unused: what the other dataset holds and the observation set does not name.
     """
 
     added: int = 0
@@ -48,6 +49,7 @@ class ConversionReport:
     stale: int = 0
     unjudged: int = 0
     problems: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
 
 
 def bag_episode(

@@ -1,19 +1,23 @@
-"""A robot's recording as training data, and a dataset's episode as a recording."""
+"""A robot's recording, or a dataset that others recorded, as training data; a dataset's episode as a recording."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from tqdm import tqdm
 
 from contracts.feature import Feature
 from contracts.robot import JOINT_STATE, RobotContract
 from contracts.serialization import ContractError
 from episodes.bag import EPISODE_TOPIC, BagError, BagReader, BagWriter, Topic
 from episodes.bag_rows import ConversionReport, bag_episode, commands_topic
-from episodes.data import DatasetError
+from episodes.data import DatasetError, EpisodeData
 from episodes.dataset import Dataset
+from episodes.foreign import ForeignDataset
 from episodes.messages import joint_state, message_definition, message_type, number_array, qos_yaml, serialize
 from episodes.samples import (
     BOOL,
@@ -21,6 +25,7 @@ from episodes.samples import (
     STRING,
     episode_message,
     image_message,
+    is_sustained,
     sensor_message,
     sensors_of,
     topic_name,
@@ -80,19 +85,74 @@ def bag_to_dataset(
             except (BagError, ContractError) as error:
                 report.skipped.append(f"episode {episode.index}: {error}")
                 continue
-            try:
-                if writer.holds(data, any_seed=robot.body == "external"):
-                    report.present += 1
-                    continue
-                if robot.body == "external" and writer.has(data.task_name, data.seed):
-                    data.seed = writer.free_seed(data.task_name)
-                writer.add(data)
-            except DatasetError as error:
-                report.skipped.append(f"episode {episode.index}: {error}")
-                continue
-            report.added += 1
+            _add(writer, data, episode.index, report)
     report.problems = reader.problems
     return report
+
+
+def lerobot_to_dataset(
+    source: Path | str,
+    dataset: Path | str,
+    robot: RobotContract,
+    observation_set: str | None = None,
+    assume_success: bool = False,
+    progress: bool = False,
+) -> ConversionReport:
+    """Add every episode of a LeRobotDataset v3.0 that others recorded to a dataset, new or already there.
+
+    Nothing is written before all its numbers were read. What is wrong with one episode (a number that is not finite, an
+    action outside of its channel's limits) costs that one alone. The task's short name is the instruction; the seed is
+    the episode's number there, or a free one if that is taken.
+
+    Args:
+        robot: of a robot of `body: external`, by which the dataset is read.
+        observation_set: what to keep; by default the contract's only one.
+        assume_success: what every episode is taken for, since LeRobot does not store how it ended. (What must be
+            sustained, such as walking, always counts as a success.)
+        progress: show a bar.
+
+    Raises:
+        DatasetError: it does not fit the contract (with every difference), none of its episodes can be taken over, or
+            `dataset` holds other data, or lies in `source`.
+    """
+    foreign = ForeignDataset(source, robot, observation_set)
+    inside = Path(dataset).resolve()
+    if foreign.path.resolve() in (inside, *inside.parents):
+        raise DatasetError(f"{dataset}: is part of {source}, which is left as it is; give another directory")
+    success = is_sustained(robot) or assume_success
+    report = ConversionReport(unused=foreign.unused)
+    unusable = foreign.unusable(progress)
+    with DatasetWriter(dataset, robot, foreign.observation_set) as writer:
+        for index in tqdm(range(len(foreign)), "convert", unit="episode", disable=not progress):
+            if index in unusable:
+                report.skipped.append(f"episode {index}: {unusable[index]}")
+                continue
+            _add(writer, foreign.numbers(index, success), index, report, partial(foreign.pictures, index))
+    report.unjudged = 0 if is_sustained(robot) else report.added
+    return report
+
+
+def _add(
+    writer: DatasetWriter,
+    episode: EpisodeData,
+    index: int,
+    report: ConversionReport,
+    pictures: Callable[[], dict[str, np.ndarray]] = dict,
+) -> None:
+    """Add an episode, number `index` of its source, unless it is there already; `pictures` are asked for only then."""
+    renumber = writer.robot.body == "external"
+    try:
+        if writer.holds(episode, any_seed=renumber):
+            report.present += 1
+            return
+        episode.observations |= pictures()
+        if renumber and writer.has(episode.task_name, episode.seed):
+            episode.seed = writer.free_seed(episode.task_name)
+        writer.add(episode)
+    except DatasetError as error:
+        report.skipped.append(f"episode {index}: {error}")
+        return
+    report.added += 1
 
 
 def dataset_to_bag(dataset: Dataset, bag: Path | str) -> Path:

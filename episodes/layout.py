@@ -16,6 +16,7 @@ VERSION = "v3.0"
 CHUNK_SIZE = 1000  # files in a directory
 EPISODES_PER_INDEX_FILE = 50  # rows of meta/episodes/*/file-*.parquet: one such file is rewritten an episode
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 INDEX_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO = Path("meta/info.json")
 TASKS = Path("meta/tasks.parquet")
@@ -29,6 +30,10 @@ SCALARS = {
     "task_index": "int64",
 }
 MAX_META_BYTES = 50_000_000
+UPGRADE = (
+    "LeRobot 0.4 or newer makes v3.0 of v2.1: python -m lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=NAME "
+    "(in 0.4: lerobot.datasets.v30.convert_dataset_v21_to_v30)"
+)
 
 
 class StoredFeature(msgspec.Struct, kw_only=True):
@@ -36,7 +41,7 @@ class StoredFeature(msgspec.Struct, kw_only=True):
 
     dtype: str
     shape: tuple[int, ...]
-    names: list[str] | None = None
+    names: list[str] | dict[str, Any] | None = None  # a dict only in what others wrote
 
 
 class Provenance(msgspec.Struct, kw_only=True):
@@ -123,19 +128,13 @@ def read_info(root: Path) -> tuple[Info, RobotContract]:
         DatasetError: there is none, it is damaged, or it is not a dataset of this project in the layout v3.0.
     """
     path = root / INFO
-    try:
-        info = msgspec.json.decode(read_bounded(path), type=Info)
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: not there, so {root} is not a dataset (LeRobotDataset v3.0)") from None
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise DatasetError(f"{path}: not the info.json of a LeRobotDataset v3.0: {error}") from None
-    _check_layout(path, info)
+    info = read_any_info(root)
     if info.visuomotor is None:
         raise DatasetError(
-            f"{path}: has no entry 'visuomotor' (robot contract, observation set): not recorded by this project"
+            f"{path}: has no entry 'visuomotor' (robot contract, observation set): not recorded by this project; "
+            "`visuomotor convert DATASET OUTPUT --robot ROBOT` makes of it a dataset that can be learned from"
         )
+    _check_layout(path, info)
     try:
         robot = RobotContract.from_dict(info.visuomotor.robot, source=f"{path}: visuomotor.robot")
         expected = stored_features(robot, info.visuomotor.observation_set, EXECUTED in info.features)
@@ -150,14 +149,35 @@ def read_info(root: Path) -> tuple[Info, RobotContract]:
     return info, robot
 
 
+def read_any_info(root: Path) -> Info:
+    """info.json of a LeRobotDataset v3.0, recorded by this project or by others.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or of another version.
+    """
+    path = root / INFO
+    try:
+        info = msgspec.json.decode(read_bounded(path), type=Info)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: not there, so {root} is not a dataset (LeRobotDataset v3.0)") from None
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror})") from None
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise DatasetError(f"{path}: not the info.json of a LeRobotDataset v3.0: {error}") from None
+    if info.codebase_version != VERSION:
+        hint = f"; {UPGRADE}" if info.codebase_version.startswith("v2") else ""
+        raise DatasetError(f"{path}: codebase_version is {info.codebase_version!r}; {VERSION!r} would be right{hint}")
+    if info.fps <= 0 or min(info.total_episodes, info.total_frames, info.total_tasks) < 0:
+        raise DatasetError(f"{path}: fps must be above 0 and totals not below 0")
+    return info
+
+
 def _check_layout(path: Path, info: Info) -> None:
     """Only the one layout that we write is read; templates of others are never followed."""
-    wanted = {"codebase_version": VERSION, "chunks_size": CHUNK_SIZE, "data_path": DATA_PATH}
+    wanted = {"chunks_size": CHUNK_SIZE, "data_path": DATA_PATH}
     for key, value in wanted.items():
         if getattr(info, key) != value:
             raise DatasetError(f"{path}: {key} is {getattr(info, key)!r}; {value!r} would be right")
-    if info.fps <= 0 or min(info.total_episodes, info.total_frames, info.total_tasks) < 0:
-        raise DatasetError(f"{path}: fps must be above 0 and totals not below 0")
 
 
 def _first_difference(expected: dict[str, StoredFeature], found: dict[str, StoredFeature]) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from contracts import RobotContract
 from episodes.bag import BagError, BagReader
 from episodes.bag_rows import bag_episode
-from episodes.convert import bag_to_dataset, dataset_to_bag
-from episodes.data import EpisodeData
+from episodes.convert import bag_to_dataset, dataset_to_bag, lerobot_to_dataset
+from episodes.data import DatasetError, EpisodeData
 from episodes.dataset import Dataset
+from episodes.layout import read_any_info
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,35 @@ def convert(
     observation_set: str | None = None,
     robot: RobotContract | None = None,
     assume_success: bool = False,
+    progress: bool = False,
 ) -> str:
-    """A dataset to a bag, or a bag to a dataset (`bag_to_dataset`); returns lines that say what was done.
+    """A dataset to a bag, or a bag or what others recorded to a dataset; returns lines that say what was done.
+
+    See `dataset_to_bag`, `bag_to_dataset` and `lerobot_to_dataset`.
 
     Raises:
         DatasetError, BagError: `source` cannot be read, or `target` cannot be written.
     """
-    if is_dataset(Path(source)):
+    said = ", on the topic `success`,"
+    if not is_dataset(Path(source)):
+        report = bag_to_dataset(source, target, observation_set, robot, assume_success)
+    elif read_any_info(Path(source)).visuomotor is not None:
         return f"bag: {dataset_to_bag(Dataset(source), target)}"
-    report = bag_to_dataset(source, target, observation_set, robot, assume_success)
+    elif robot is None:
+        raise DatasetError(f"{source}: others recorded it, and it holds no robot contract; name the robot (--robot)")
+    else:
+        report = lerobot_to_dataset(source, target, robot, observation_set, assume_success, progress)
+        said = ""
     lines = [f"dataset: {target}: {report.added} episodes added, {report.present} were there already"]
     if report.unjudged:
         taken = "a success" if assume_success else "failed, and not learned from unless --assume-success"
-        lines.append(f"of {report.unjudged} nobody said, on the topic `success`, how they ended: taken for {taken}")
+        lines.append(f"of {report.unjudged} nobody said{said} how they ended: taken for {taken}")
     if report.dropped:
         lines.append(f"{report.dropped} control periods left out: a sensor had not spoken yet, or no usable command")
     if report.stale:
         lines.append(f"{report.stale} control periods kept whose newest sample was older than its sensor's time-out")
+    if report.unused:
+        lines.append(f"not of the observation set, and not kept: {', '.join(report.unused)}")
     lines += [f"left out: {reason}" for reason in report.skipped]
     lines += [f"damage: {problem}" for problem in report.problems]
     return "\n".join(lines)

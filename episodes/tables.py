@@ -118,15 +118,22 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, file, compression="snappy", row_group_size=rows, write_page_checksum=True)
 
 
-def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a parquet file. Raises DatasetError when it is missing, damaged, or lacks one of `columns`."""
+def read_table(path: Path, columns: list[str] | None = None, episode: int | None = None) -> pa.Table:
+    """Read a parquet file, or its rows of one episode.
+
+    Raises:
+        DatasetError: it is missing, damaged, or lacks one of `columns`.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if columns is not None:
                 missing = [column for column in columns if column not in file.schema_arrow.names]
                 if missing:
                     raise DatasetError(f"{path}: has no column {missing}; it has {file.schema_arrow.names[:20]}")
-            return file.read(columns=columns)
+            if episode is None:
+                return file.read(columns=columns)
+        only = [("episode_index", "=", episode)]  # skips row groups of other episodes
+        return pq.read_table(path, columns=columns, filters=only, partitioning=None, page_checksum_verification=True)
     except DatasetError:
         raise
     except FileNotFoundError:

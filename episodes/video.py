@@ -1,4 +1,4 @@
-"""Pictures as an H.264 video that every browser plays."""
+"""Pictures as an H.264 video that every browser plays, and pictures out of any video."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from episodes.files import temporary_name
 
+OFF_TIME = 0.1  # periods by which a picture may be off its time
 QUALITY = "20"  # x264's constant rate factor: lower is better and larger; 18 looks like the original
 
 
@@ -39,6 +40,40 @@ def write_video(path: Path | str, frames: Iterable[np.ndarray], fps: float) -> i
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def read_pictures(path: Path | str, start_s: float, count: int, fps: float, height: int, width: int) -> np.ndarray:
+    """`count` pictures of a video, one a period from `start_s` on: uint8 [count, height, width, 3], RGB.
+
+    Raises:
+        ValueError: it cannot be read, its pictures have another size, or there is none at one of these times.
+    """
+    pictures = np.empty((count, height, width, 3), dtype=np.uint8)
+    missing = set(range(count))
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            container.seek(int(start_s * av.time_base))
+            for frame in container.decode(stream):
+                if frame.time is None:
+                    continue
+                place = (frame.time - start_s) * fps
+                number = round(place)
+                if number >= count:
+                    break
+                if (frame.height, frame.width) != (height, width):
+                    size = f"{frame.height}x{frame.width}"
+                    raise ValueError(f"{path}: its pictures are {size} (height x width); {height}x{width} is wanted")
+                if number in missing and abs(place - number) <= OFF_TIME:
+                    pictures[number] = frame.to_ndarray(format="rgb24")
+                    missing.remove(number)
+    except (av.FFmpegError, OSError, IndexError) as error:
+        raise ValueError(f"{path}: not a readable video ({error})") from None
+    if missing:
+        first = min(missing)
+        raise ValueError(f"{path}: has no picture at {start_s + first / fps:.3f} s, of row {first}")
+    return pictures
 
 
 def _encode(path: Path, frames: Iterable[np.ndarray], rate: Fraction) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -129,13 +130,18 @@ class DatasetWriter:
         return (task_name, seed) in self._done
 
     def holds(self, episode: EpisodeData, any_seed: bool = False) -> bool:
-        """True if the dataset already holds this very episode: the same actions and measurements (but pictures).
+        """True if the dataset already holds this very episode: the same actions and measurements.
+
+        Pictures are not compared, and need not be there yet.
 
         `any_seed`: under whatever seed, and not under its own alone. Raises DatasetError: it does not fit the contract,
         or a file is damaged.
         """
-        episode = checked_episode(episode, self._observations, self.robot.action_feature)
-        keys = [feature.key for feature in self._observations if not feature.is_image]
+        vectors = [feature for feature in self._observations if not feature.is_image]
+        pictures = {feature.key for feature in self._observations if feature.is_image}
+        seen = {key: values for key, values in episode.observations.items() if key not in pictures}
+        episode = checked_episode(replace(episode, observations=seen), vectors, self.robot.action_feature)
+        keys = [feature.key for feature in vectors]
         values = {"action": episode.actions} | {key: episode.observations[key] for key in keys}
         alike = (episode.task_name, len(episode))
         for info in self._episodes:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from contracts.robot import RobotContract
 from episodes.dataset import Dataset, DatasetWriter
 from policies.runtime import PolicyOutputError
 from sim.collect import ExpertFailed
@@ -138,6 +141,27 @@ def test_training_on_scenes_of_evaluations_is_told(dataset: Path, tmp_path: Path
         assert done.returncode == 0, done.stderr
         said.append("1 of the 2 episodes" in done.stderr and "with another --seed" in done.stderr)
     assert said == [False, True]
+
+
+def test_a_dataset_without_a_contract_is_learned_from_by_the_one_that_the_user_wrote(
+    dataset: Path, tmp_path: Path
+) -> None:
+    source, theirs = Dataset(dataset), tmp_path / "theirs"
+    shutil.copytree(dataset, theirs, ignore=shutil.ignore_patterns(".*"))
+    info = json.loads((theirs / "meta/info.json").read_text())
+    del info["visuomotor"]
+    (theirs / "meta/info.json").write_text(json.dumps(info))
+    plain = {**source.robot.to_dict(), "name": "my_arm", "body": "external"}
+    (tmp_path / "my_arm.yaml").write_text(RobotContract.from_dict(plain).to_json())  # JSON is YAML
+    options = ("--robot", tmp_path / "my_arm.yaml", "--assume-success")
+    done = visuomotor("convert", theirs, tmp_path / "mine", *options)
+    assert "--observations" in done.stderr
+    done = visuomotor("convert", theirs, tmp_path / "mine", *options, "--observations", "state")
+    assert "2 episodes added" in done.stdout, done.stderr
+    np.testing.assert_array_equal(Dataset(tmp_path / "mine").arrays().actions, source.arrays().actions)
+    small = ("--widths", 16, 32, "--timestep-dim", 16, "--batch-size", 8, "--steps", 2)
+    done = visuomotor("train", "diffusion", "--dataset", tmp_path / "mine", "--output", tmp_path / "checkpoint", *small)
+    assert "2 steps" in done.stdout, done.stderr
 
 
 def test_collecting_again_adds_nothing(dataset: Path) -> None:
