@@ -38,8 +38,9 @@ ARGUMENTS = {
     "robot": ("metaworld_sawyer", "name or path of the robot's contract"),
     "policy": (None, "directory of an exported bundle"),
     "task": ("drawer-open", "what the simulated body is set up for"),
-    "seed": ("1", "of the simulated body and of the policy's session"),
+    "seed": ("0", "of the simulated body and of the policy's session"),
     "output": (None, "directory of the recording: <output>/bag"),
+    "cameras": ("", "recorded besides those that the policy sees: names with commas between"),
     "backend": ("openvino", "inference engine: openvino or onnxruntime"),
     "stitching": ("latest", "how chunks are joined: latest, ensemble or prefix"),
     "prefix": (str(PREFIX_ACTIONS), "actions of the chunk before that a chunk repeats, with the stitching prefix"),
@@ -47,7 +48,7 @@ ARGUMENTS = {
     "imagine_hz": ("0.0", "how often pictures that the policy imagines are published, on imagined/t4 ...; 0: never"),
     "use_sim_time": ("false", "ROS time is that of /clock, of a simulator of your own, which must run in real time"),
     "namespace": ("", "the robot's ROS namespace, of which each graph needs its own; if empty, the robot's name"),
-    "activate": ("true", "false leaves controller and policy inactive, so that nothing moves yet"),
+    "activate": ("", "whether controller and policy are activated, so that it moves; if empty, only in simulation"),
 }
 
 
@@ -86,6 +87,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         task=given["task"],
         seed=int(given["seed"]),
         bag=bag,
+        cameras=tuple(filter(None, given["cameras"].split(","))),
         backend=given["backend"],
         stitching=given["stitching"],
         prefix=prefix,
@@ -97,9 +99,9 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     actions: list[LaunchDescriptionEntity] = [
         SetEnvironmentVariable(*variable) for variable in transport_environment(os.environ, "SUBNET").items()
     ]
+    moves = given["activate"].lower() == "true" if given["activate"] else robot.body != "external"
     for node in nodes:
-        waits = given["activate"].lower() != "true" and node.name in (CONTROLLER, POLICY)
-        actions += managed(node, activate=not waits)
+        actions += managed(node, activate=moves or node.name not in (CONTROLLER, POLICY))
     return actions
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+import yaml
 
 from contracts import ContractMismatch
 from policies.runtime.bundle import read_bundle
@@ -89,7 +91,7 @@ def of_type(entities: list[Recorded], name: str) -> list[Recorded]:
 
 
 def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
-    given = {"policy": str(bundle), "output": str(tmp_path), "task": "push", "seed": "7"}
+    given = {"policy": str(bundle), "output": str(tmp_path), "task": "push", "seed": "7", "cameras": "corner2"}
     nodes = of_type(started(launch("visuomotor.launch.py"), given), "LifecycleNode")
     policy = read_bundle(bundle).contract
     wanted = describe_graph(
@@ -100,6 +102,7 @@ def test_it_is_the_graph_of_visuomotor_run(launch, robot, bundle, tmp_path):
         task="push",
         seed=7,
         bag=tmp_path / "bag",
+        cameras=("corner2",),
         instruction="push the puck to the goal",
     )
     assert [n.kwargs["executable"] for n in nodes] == [w.name for w in wanted]
@@ -136,9 +139,19 @@ def test_with_the_time_of_a_simulator_every_node_is_told_of_it(launch, bundle, t
     assert all(node.kwargs["parameters"][0]["use_sim_time"] is True for node in nodes)
 
 
-@pytest.mark.parametrize(("activate", "waiting"), [("true", set()), ("false", {CONTROLLER, POLICY})])
-def test_all_are_configured_and_those_wanted_activated(launch, bundle, tmp_path, activate, waiting):
-    given = {"policy": str(bundle), "output": str(tmp_path), "activate": activate}
+@pytest.mark.parametrize(
+    ("body", "activate", "waiting"),
+    [
+        ("metaworld", "", set()),
+        ("metaworld", "false", {CONTROLLER, POLICY}),
+        ("external", "", {CONTROLLER, POLICY}),  # a real robot does not move because its nodes were started
+        ("external", "true", set()),
+    ],
+)
+def test_all_are_configured_and_those_wanted_activated(launch, robot, bundle, tmp_path, body, activate, waiting):
+    contract = tmp_path / "robot.yaml"
+    contract.write_text(yaml.safe_dump(msgspec.structs.replace(robot, body=body).to_dict()))
+    given = {"robot": str(contract), "policy": str(bundle), "output": str(tmp_path), "activate": activate}
     entities = started(launch("visuomotor.launch.py"), given)
     names = {n.kwargs["name"] for n in of_type(entities, "LifecycleNode")}
     events = [e.kwargs["event"].kwargs for e in of_type(entities, "EmitEvent")]
