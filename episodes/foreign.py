@@ -26,10 +26,9 @@ from episodes.layout import (
     read_any_info,
 )
 from episodes.tables import column_type, from_column, read_table
-from episodes.video import read_pictures
+from episodes.video import OFF_TIME, read_pictures
 
 POSITION = ".pos"  # what LeRobot's robots add to the name of a motor; the contract may leave it out
-OFF_TIME = 0.1  # periods by which a row may be off its time
 MAX_SECONDS = 1e9  # of a video
 MAX_REASONS = 10  # why episodes cannot be used, where none can
 INDEX_COLUMNS = ("episode_index", "length", "tasks", "data/chunk_index", "data/file_index")

@@ -11,7 +11,7 @@ import numpy as np
 
 from episodes.files import temporary_name
 
-OFF_TIME = 0.1  # periods by which a picture may be off its time
+OFF_TIME = 0.1  # periods by which a picture, or a row beside it, may be off its time
 QUALITY = "20"  # x264's constant rate factor: lower is better and larger; 18 looks like the original
 
 
