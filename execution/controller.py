@@ -168,6 +168,11 @@ class ControllerCore:
         self._forget(now_ns)
         self._set_mode(self._waiting if self._active else Mode.INACTIVE)
 
+    def stop(self, now_ns: int, reason: str) -> None:
+        """Fall back for good, if in charge: someone sees what makes it unsafe to go on, and only a reset leads out."""
+        if self._active and self._mode is not Mode.STOPPED:
+            self._stop(now_ns, (reason,))
+
     def refuse(self, reason: str) -> None:
         """Count something that was dropped before it reached the core: a message that is not what it should be."""
         self.counters[f"refused.{reason}"] += 1

@@ -25,6 +25,7 @@ from execution.controller import FUTURE_PERIODS, NANOSECONDS, Command, Controlle
 from execution.deadline import DeadlineLoop, try_realtime
 from execution.stitching import make_stitching
 from ros_nodes import qos
+from ros_nodes.commanders import OtherCommanders
 from ros_nodes.conversions import SensorMessage, chunk_from_message, command_message, sensor_message_type, stamp_ns
 from ros_nodes.managed_node import WARN_EVERY_S, ManagedNode, RefusedTransition
 from ros_nodes.node_main import WAIT_S, Executor, Stop, run_node
@@ -57,6 +58,8 @@ class ControllerNode(ManagedNode):
     Configured, it listens and publishes no command, so that something else may drive the robot; active, it publishes
     one every control period (the contract's fallback, until it has something to follow; then the robot stands up, if
     the contract says so, and follows); deactivated, it sends the fallback once, last.
+
+    A robot has one commander: while somebody else publishes the command topic it is not activated, and active it stops.
 
     Parameters: `robot` (name or path of a contract), `stitching` (`latest` or `ensemble`).
     """
@@ -101,8 +104,14 @@ class ControllerNode(ManagedNode):
         self._publish_mode(core.mode)
 
     def activate(self) -> None:
-        """Take charge of the robot; refused while stopped."""
+        """Take charge of the robot; refused while stopped, and while somebody else could command it."""
         core = self._configured()
+        if others := self._others.names():
+            raise RefusedTransition(
+                f"{self._command_publisher.topic_name} is published by {', '.join(others)} too, and a robot that obeys"
+                " two jumps between them. End the other first (one that was killed is listed for 20 s more); of two"
+                " robots, each needs a command topic of its own"
+            )
         if not core.activate(time.monotonic_ns()):
             why = ", ".join(core.stop_reasons)
             raise RefusedTransition(f"stopped ({why}); call ~/reset_controller when it is safe to go on")
@@ -134,7 +143,10 @@ class ControllerNode(ManagedNode):
 
     def tick(self) -> None:
         """One control period."""
-        command = self._configured().step(time.monotonic_ns())
+        core = self._configured()
+        if self._others.names():
+            core.stop(time.monotonic_ns(), "other_commander")
+        command = core.step(time.monotonic_ns())
         self._obey(command)
         self._align()
         self._following |= command.mode in FOLLOWING
@@ -192,6 +204,7 @@ class ControllerNode(ManagedNode):
 
     def _connect(self, robot: RobotContract, core: ControllerCore) -> None:
         self._command_publisher = self._advertise(Float64MultiArray, robot.command.topic, qos.COMMAND)
+        self._others = OtherCommanders(self, self._command_publisher.topic_name)
         self._mode_publisher = self._advertise(String, "controller_state", qos.LATCHED)
         diagnostics = self._advertise(DiagnosticArray, "/diagnostics", qos.STATUS)
         for sensor in core.needed_sensors:

@@ -19,14 +19,14 @@ ParameterValue = bool | int | float | str | list[str]
 # One thread computes and sleeps when it waits: two that spin beside a control loop cost it its periods.
 THREADS = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "OPENBLAS_NUM_THREADS": "1"}
 
-BODY, POLICY, CONTROLLER, RECORDER, REPLAY = (
+BODY, POLICY, CONTROLLER, RECORDER, REPLAY, SUPERVISOR = (
     "mujoco_node",
     "policy_node",
     "controller_node",
     "recorder_node",
     "replay_node",
+    "supervisor",
 )
-
 
 NAMESPACE = re.compile("/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 

@@ -30,7 +30,7 @@ from contracts import RobotContract
 from execution.controller import Mode
 from ros_nodes import qos
 from ros_nodes.conversions import command_from_message, command_message
-from ros_nodes.graph import absolute_namespace
+from ros_nodes.graph import SUPERVISOR, absolute_namespace
 from ros_nodes.middleware import discovery_s
 from ros_nodes.monitor import Monitor
 
@@ -77,7 +77,7 @@ class GraphClient:
                 domain_id=int(environment["ROS_DOMAIN_ID"]),
                 signal_handler_options=SignalHandlerOptions.NO,
             )
-            self._node = rclpy.create_node("supervisor", namespace=self._namespace, context=self._context)
+            self._node = rclpy.create_node(SUPERVISOR, namespace=self._namespace, context=self._context)
         self._named: dict[str, Client] = {}
         self._connected: set[str] = set()  # paths of those whose answers are known to come back
         self._node.create_subscription(Bool, "success", self._on_success, qos.STATUS)

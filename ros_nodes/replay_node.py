@@ -1,12 +1,12 @@
 """Publishes a recorded episode again, on its topics, in real time or at a speed factor.
 
 Stamps are moved to now, so that whoever listens finds the messages fresh. It never gets in the way of a live graph: a
-topic that somebody else publishes is left to them, and a command topic that something obeys, or on which a live policy
-is asked where to go, is left alone, because only the controller's safety filter may drive a robot. So beside a live
-body and controller, only the policy's chunks remain: the replay stands in for the policy.
+topic that somebody else publishes is left to them. The command topic, and those on which a live policy is asked where
+to go, are never published, because only the controller's safety filter may drive a robot. So beside a live body and
+controller, only the policy's chunks remain: the replay stands in for the policy.
 
-That is looked at before every message, so it holds for what comes up later too. A message that leaves in the moment in
-which the two sides find each other can still arrive, and who listens through a bridge is not seen.
+Who else publishes is looked at before every message, so it holds for what comes up later too. A message that leaves in
+the moment in which the two sides find each other can still arrive, and who listens through a bridge is not seen.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ STAMPED = {  # types that begin with a std_msgs/Header, so that the stamp lies a
     "diagnostic_msgs/msg/DiagnosticArray",
 }
 CHUNK_TOPIC = "action_chunk"
+DRIVING = "a robot is driven through its controller only"
 
 
 class ReplayNode(Node):
@@ -117,6 +118,9 @@ class ReplayNode(Node):
     def _advertise(self) -> None:
         for topic, type_name in sorted({m.topic: m.type for m in self._messages()}.items()):
             here = self._here.get(topic, topic)
+            if here in self._driving:  # not even announced: a live controller would take it for another commander
+                self.get_logger().warning(f"{here} is left out: {DRIVING}")
+                continue
             profile = self._profiles.get(here, qos.STATUS)
             self._topics[topic] = self.create_publisher(message_class(type_name), here, profile)
 
@@ -130,8 +134,6 @@ class ReplayNode(Node):
         """The reason to leave a topic alone; asks only what this process knows already (10 us)."""
         if self.count_publishers(topic) > 1:  # one is this node's
             return "somebody else publishes it"
-        if topic in self._driving and self.count_subscribers(topic):
-            return "something obeys it; a robot is driven through its controller only"
         if topic == self._chunks and self.speed != 1.0 and self.count_subscribers(topic):
             return "a controller listens, and actions hold for their own speed only"
         return None

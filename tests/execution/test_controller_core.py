@@ -210,6 +210,21 @@ def test_after_a_long_hold_only_a_reset_leads_out() -> None:
     assert bench.running().tick().mode is Mode.RUN
 
 
+def test_what_somebody_else_sees_stops_it_until_a_reset() -> None:
+    bench = Bench()
+    bench.core.stop(bench.now, "seen")
+    assert bench.tick().mode is Mode.INACTIVE, "it commands nobody"
+    bench.running()
+    bench.core.stop(bench.now, "seen")
+    bench.core.stop(bench.now, "and seen again")
+    command = bench.tick(100)
+    assert (command.mode, command.reasons) == (Mode.STOPPED, ("seen",))
+    assert sent(command).tolist() == [0, 0, 0, 0.7]
+    assert not bench.core.activate(bench.now)
+    bench.core.reset(bench.now)
+    assert bench.tick(16).mode is Mode.RUN
+
+
 def test_a_reset_while_active_waits_for_a_new_chunk() -> None:
     bench = Bench().running()
     bench.alive.discard("chunk")

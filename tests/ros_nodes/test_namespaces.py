@@ -49,6 +49,8 @@ def test_two_robots_of_one_model_share_a_domain(robot, middleware, graphs, tmp_p
         for _ in range(40):
             commands.publish(Float64MultiArray(data=[0.0, 0.2, 0.0, 1.0]))
             time.sleep(robot.control_period_s)
+        peers[LEFT].node.destroy_publisher(commands)  # a robot has one commander
+        wait_for(lambda: publishers(peers[LEFT], robot) == 2, what="its farewell")
         graphs[LEFT].client.transition([CONTROLLER], "activate", 10.0)
         wait_for(lambda: [m.data for _, m in states[LEFT]][-1:] == ["hold"], what="left's controller, without a policy")
         wait_for(lambda: len(told_by(diagnostics)) >= 4, what="what each node says of itself")
@@ -75,6 +77,11 @@ def test_two_robots_of_one_model_share_a_domain(robot, middleware, graphs, tmp_p
         dataset = Dataset(tmp_path / f"dataset{bag.name}")
         assert {episode.seed for episode in dataset.episodes} == {SEEDS[namespace]}
         assert (np.abs(dataset.episode(len(dataset) - 1).actions[:, :3]).max() > 0.1) == moved
+
+
+def publishers(peer: Peer, robot) -> int:
+    """How many could command the peer's robot: its controller and its supervisor."""
+    return peer.node.count_publishers(peer.node.resolve_topic_name(robot.command.topic))
 
 
 def told_by(diagnostics) -> set[tuple[str, str]]:
