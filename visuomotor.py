@@ -221,9 +221,10 @@ def train_hinfinity(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     from policies.hinfinity.train import Trainer
+    from policies.run_folder import alone_in
     from sim.legged.task import training_groups
 
-    with training_groups(robot, terrain, envs, training.seed, training.cores) as tasks:
+    with training_groups(robot, terrain, envs, training.seed, training.cores) as tasks, alone_in(output):
         result = Trainer(tasks, robot, training, output, resume, start_from).run()
     print(
         f"{result.steps} steps in {result.elapsed_s:.0f} s, velocity error {result.velocity_error:.2f} m/s, "

@@ -16,13 +16,12 @@ from mcap.records import Message, Metadata
 from contracts.robot import RobotContract
 from contracts.serialization import ContractError
 from episodes.bag_metadata import ROBOT_KEY, FileSummary, custom_data, read_metadata, write_metadata
-from episodes.files import Lock, LockedError
+from episodes.files import LOCK_NAME, Lock, LockedError
 from episodes.mcap_scan import McapScan
 from episodes.mcap_writer import McapWriter
 from episodes.messages import MessageError, deserialize
 
 EPISODE_TOPIC = "episode"  # last part of the topic's name
-LOCK_NAME = ".lock"
 QOS_KEY = "offered_qos_profiles"
 MAX_PROBLEMS = 100  # sentences kept
 AND_MORE = "and more, which is not listed"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 TEMPORARY_SUFFIX = ".tmp"
+LOCK_NAME = ".lock"  # in a directory that one process at a time may write
 
 
 class LockedError(OSError):
@@ -80,9 +81,11 @@ class Lock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
+        except BaseException as error:
             os.close(self._descriptor)
-            raise LockedError(f"{path}: another process holds this lock") from None
+            if isinstance(error, BlockingIOError):
+                raise LockedError(f"{path}: another process holds this lock") from None
+            raise
 
     def release(self) -> None:
         """Give the lock back; a second time does nothing."""

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from contracts.robot import RobotContract
 from episodes.data import DatasetError, EpisodeData, EpisodeInfo, checked_episode
-from episodes.files import Lock, LockedError, is_temporary, write_atomic
+from episodes.files import LOCK_NAME, Lock, LockedError, is_temporary, write_atomic
 from episodes.layout import (
     EPISODES_PER_INDEX_FILE,
     EXECUTED,
@@ -28,8 +28,6 @@ from episodes.layout import (
 from episodes.reading import encode_statistics, read_columns, read_index, read_tasks, whole_statistics
 from episodes.statistics import Statistics, image_statistics, vector_statistics
 from episodes.tables import episode_row, read_table, tasks_table, to_column, write_table
-
-LOCK_NAME = ".lock"
 
 
 class DatasetWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import msgspec
 import torch
 
 from episodes.dataset import Dataset
-from policies.base import make_contract
+from policies.base import Policy, make_contract
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, CheckpointConfig, load_config, require_state, write_config
 from policies.config import ChunkConfig, TrainingConfig
 from policies.precision import settled
 from policies.registry import policy_type
+from policies.run_folder import alone_in
 from policies.tensors import CheckpointError
 from policies.trainer import Trainer, TrainingResult, accelerator
 from policies.training_state import STATE_FILE
@@ -51,7 +53,8 @@ def train_policy(
         ValueError: no such family, a configuration or robot that does not fit, video for a policy that cannot use it,
             or no successful episode.
         DatasetError: the dataset cannot be used.
-        CheckpointError: `output` already holds a run, or one that was started differently.
+        CheckpointError: `output` already holds a run, or one that was started differently, or another process trains
+            into it.
         TrainingDiverged: the loss is not finite.
     """
     kind = policy_type(family)
@@ -76,11 +79,24 @@ def train_policy(
         robot=source.robot,
         training={"config": training.to_dict(), "data": data},
     )
-    _prepare(output, config, resume)
-    torch.manual_seed(training.seed)
-    network = kind(policy, contract)
-    network.fit_robot(source.robot)
-    network.fit_normalization(windows.statistics())
+    with alone_in(output) if accelerator().is_main_process else nullcontext():
+        _prepare(output, config, resume)
+        torch.manual_seed(training.seed)
+        network = kind(policy, contract)
+        network.fit_robot(source.robot)
+        network.fit_normalization(windows.statistics())
+        return _train(network, training, samples, config, output, progress_bar)
+
+
+def _train(
+    network: Policy,
+    training: TrainingConfig,
+    samples: Windows | VideoMixture,
+    config: CheckpointConfig,
+    output: Path,
+    progress_bar: bool,
+) -> TrainingResult:
+    """One stage after the other, each from where it was stopped."""
     elapsed_s = 0.0
     for stage in network.stages(training):
         folder = output / stage.name

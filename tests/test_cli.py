@@ -15,6 +15,7 @@ import pytest
 
 from contracts.robot import RobotContract
 from episodes.dataset import Dataset, DatasetWriter
+from policies.run_folder import alone_in
 from policies.runtime import PolicyOutputError
 from sim.collect import ExpertFailed
 from visuomotor import app, main
@@ -106,6 +107,14 @@ def test_ctrl_c_ends_it_quietly(tmp_path: Path) -> None:
         said = process.stderr.read()
         assert "Traceback" not in said
         assert process.wait() == 130, said
+
+
+def test_two_do_not_train_into_one_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path / "run"):
+        done = visuomotor("train", "hinfinity", "--envs", "8", "--output", "run", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "another process is training into this folder" in done.stderr
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("error", [ExpertFailed, PolicyOutputError, ChildProcessError])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +20,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from episodes.data import EpisodeData
 from episodes.dataset import Dataset, DatasetWriter
+from episodes.files import temporary_name
 from policies import trainer, training_state
 from policies.checkpoint import CONFIG_FILE, WEIGHTS_FILE, load_checkpoint
 from policies.config import TrainingConfig
@@ -154,6 +157,26 @@ def test_a_run_whose_last_save_was_cut_off_resumes_to_its_final_weights(datasets
     assert ended[0] == ended[1]
 
 
+def test_what_a_killed_run_left_half_written_is_cleared_away(datasets, tiny, quick, tmp_path):
+    half = temporary_name(tmp_path / WEIGHTS_FILE)
+    half.write_bytes(b"half")
+    mine = tmp_path / "notes.tmp"
+    mine.write_text("not ours")
+    train(datasets["state"], tmp_path, tiny, msgspec.structs.replace(quick, steps=1))
+    assert not half.exists()
+    assert mine.read_text() == "not ours"
+
+
+def test_where_the_file_system_knows_no_locks_it_warns_and_trains(datasets, tiny, quick, tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="Function not implemented; see to it that nobody else trains"):
+        result = train(datasets["state"], tmp_path, tiny, msgspec.structs.replace(quick, steps=1))
+    assert result.steps == 1
+
+
 def test_a_finished_run_resumes_to_nothing(datasets, tiny, quick, tmp_path):
     short = msgspec.structs.replace(quick, steps=2)
     train(datasets["state"], tmp_path, tiny, short)
@@ -233,6 +256,8 @@ def test_ctrl_c_saves_and_ends_cleanly(datasets, tiny, quick, tmp_path):
     while not (tmp_path / STATE_FILE).exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    with pytest.raises(CheckpointError, match="another process is training into this folder"):
+        train(datasets["state"], tmp_path, tiny, endless, resume=True)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0
