@@ -29,6 +29,7 @@ BODY, POLICY, CONTROLLER, RECORDER, REPLAY, SUPERVISOR = (
 )
 
 NAMESPACE = re.compile("/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
+LONGEST_NAMESPACE = 200  # its first slash too: with what stands after it, a name may have 247 characters in ROS
 
 
 @dataclass(frozen=True)
@@ -163,15 +164,18 @@ def absolute_namespace(namespace: str) -> str:
     """A robot's ROS namespace with the slash at its beginning, which may be given or not.
 
     Raises:
-        ValueError: it is not valid (https://design.ros2.org/articles/topic_and_service_names.html), or it is the root,
-            where robots would share their topics.
+        ValueError: it is not valid (https://design.ros2.org/articles/topic_and_service_names.html), it is too long
+            for the names in it, or it is the root, where robots would share their topics.
     """
     if not NAMESPACE.fullmatch(namespace):
         raise ValueError(
             f"{namespace!r} is no namespace of a robot: ASCII letters, digits and underscores would be right, the first"
             " no digit, such as left, or several with slashes between, such as cell_1/left"
         )
-    return "/" + namespace.removeprefix("/")
+    absolute = "/" + namespace.removeprefix("/")
+    if len(absolute) > LONGEST_NAMESPACE:
+        raise ValueError(f"a robot's namespace may have {LONGEST_NAMESPACE} characters, not {len(absolute)}")
+    return absolute
 
 
 def cameras_of(policy: PolicyContract) -> tuple[str, ...]:

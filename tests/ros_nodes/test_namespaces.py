@@ -14,7 +14,7 @@ from episodes.bag import BagReader
 from episodes.convert import bag_to_dataset
 from episodes.dataset import Dataset
 from ros_nodes import qos
-from ros_nodes.graph import BODY, CONTROLLER, RECORDER, THREADS, NodeProcess
+from ros_nodes.graph import BODY, CONTROLLER, LONGEST_NAMESPACE, RECORDER, THREADS, NodeProcess
 from tests.ros_nodes.peers import Peer
 
 LEFT, RIGHT = "/left", "/cell/right"
@@ -77,6 +77,17 @@ def test_two_robots_of_one_model_share_a_domain(robot, middleware, graphs, tmp_p
         dataset = Dataset(tmp_path / f"dataset{bag.name}")
         assert {episode.seed for episode in dataset.episodes} == {SEEDS[namespace]}
         assert (np.abs(dataset.episode(len(dataset) - 1).actions[:, :3]).max() > 0.1) == moved
+
+
+def test_in_the_longest_namespace_all_names_are_valid(robot, new_graph):
+    namespace = "/cell" * 39 + "/left"
+    assert len(namespace) == LONGEST_NAMESPACE
+    graph = new_graph(namespace)
+    client = graph.start(
+        NodeProcess(CONTROLLER, "ros_nodes.controller_node", namespace, {"robot": robot.name}, THREADS)
+    )
+    client.transition([CONTROLLER], "activate", 10.0)
+    client.trigger(CONTROLLER, "statistics", 10.0)
 
 
 def publishers(peer: Peer, robot) -> int:

@@ -193,6 +193,13 @@ def test_what_is_no_namespace_in_ros_is_refused(robot, bundle, name):
         described(robot, bundle, namespace=name)
 
 
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_a_namespace_that_leaves_no_room_for_names_is_refused(robot, bundle, slash):
+    described(robot, bundle, namespace=slash + "l" * 199)
+    with pytest.raises(ValueError, match="may have 200 characters, not 201"):
+        described(robot, bundle, namespace=slash + "l" * 200)
+
+
 @pytest.mark.parametrize(
     ("how", "controller", "policy"),
     [
