@@ -30,6 +30,7 @@ WHEN_AIMED = {  # what counts only once a disturber is at work
     "chance_first", "turns", "share_random", "eta", "lambda_start", "lambda_rate", "lambda_max",
     "disturber_vertical", "disturber_widths", "disturber_learning_rate", "disturber_entropy", "disturber_mean",
     "disturber_std", "disturber_lam", "disturber_fall", "disturber_price", "disturber_balance",
+    "disturber_renewal",
 }  # fmt: skip
 
 

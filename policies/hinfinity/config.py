@@ -84,6 +84,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
             while the constraint is active, and a disturber that had to pay eta would learn to push as little as it can.
         disturber_balance: weight of the square of the disturber's mean force over all that it sees, before squashing.
             Without it, the disturber ends up pushing from one side only, and robots learn to bear just that.
+        disturber_renewal: iterations after which a new disturber, with random weights, takes the place of the last one:
+            one that has found a weak side looks for no other. 0: never.
         device: where learning runs: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on
             the CPU.
         precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
@@ -143,6 +145,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     disturber_fall: float = 5.0
     disturber_price: float = 0.005
     disturber_balance: float = 0.1
+    disturber_renewal: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = 0
@@ -158,6 +161,11 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
     def aimed_from(self) -> float:
         """The iteration, counted from 0, from which a disturber is at work; inf: never."""
         return self.warmup + self.chance_first if self.disturber == "hinfinity" else math.inf
+
+    def renews(self, iteration: int) -> bool:
+        """Whether a new disturber takes over in an iteration, counted from 0."""
+        since = iteration - self.aimed_from
+        return self.disturber_renewal > 0 and since > 0 and since % self.disturber_renewal == 0
 
     def __post_init__(self) -> None:
         widths = (*self.actor_widths, *self.critic_widths, *self.disturber_widths, *self.estimator_widths)
@@ -201,7 +209,7 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         for name, value in {"lam": self.lam, "disturber_lam": self.disturber_lam}.items():
             require(0 <= value <= 1, f"{name} must be within [0, 1], not {value}")
         require(0 <= self.lambda_start <= self.lambda_max, "lambda_start must be within [0, lambda_max]")
-        for name in ("warmup", "chance_first", "force_ramp"):
+        for name in ("warmup", "chance_first", "force_ramp", "disturber_renewal"):
             require(getattr(self, name) >= 0, f"{name} cannot be negative, not {getattr(self, name)}")
         require(0 < self.force_start_n <= self.force_max_n, "force_start_n must be within (0, force_max_n]")
         require(self.turns > 0, f"turns must be positive, not {self.turns}")

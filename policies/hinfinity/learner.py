@@ -16,7 +16,7 @@ from policies.hinfinity.figures import Tally, falls_that_pay, force_figures
 from policies.hinfinity.forces import DISTURBER, NOBODY
 from policies.hinfinity.guarded import Guard, GuardedAdam
 from policies.hinfinity.mirror import Mirror
-from policies.hinfinity.networks import Networks, entropy, kl_divergence, log_probability
+from policies.hinfinity.networks import Disturber, Networks, entropy, kl_divergence, log_probability
 from policies.hinfinity.objectives import (
     DualVariable,
     adapt_learning_rate,
@@ -93,6 +93,14 @@ class Learner:
         """All that change the networks."""
         disturbing = [self.adversary.choosing, self.adversary.judging] if self.adversary else []
         return [optimizer.adam for optimizer in (self.optimizer, self.estimator, *disturbing)]
+
+    def renew_disturber(self, fresh: Disturber) -> None:
+        """Give the disturber the weights of another one, and forget how it learned."""
+        assert self.networks.disturber is not None
+        assert self.adversary is not None
+        self.networks.disturber.load_state_dict(fresh.state_dict())
+        for optimizer in (self.adversary.choosing, self.adversary.judging):
+            optimizer.adam.state.clear()
 
     def learn(self, rollout: Rollout, who: Tensor, fall: Tensor, entropy_weight: float) -> dict[str, float]:
         """All updates from one rollout.

@@ -33,7 +33,7 @@ from policies.hinfinity.figures import Tally
 from policies.hinfinity.forces import DISTURBER, NOBODY, PUSHERS, SEEN, ForceLimits
 from policies.hinfinity.learner import Learner
 from policies.hinfinity.mirror import Mirror
-from policies.hinfinity.networks import twin
+from policies.hinfinity.networks import Networks, twin
 from policies.hinfinity.rollout import Rollout
 from policies.hinfinity.workers import Workers, single_threaded
 from policies.memory import keep_freed_memory
@@ -108,15 +108,13 @@ class Trainer:
             environment=dict(environment.description) | {"environments": self.count, "groups": len(environments)},
             start_from=None if start_from is None else str(start_from),
         )
+        self._checkpoint, self._mirror = checkpoint, environment.mirror if config.mirror else None
         torch.manual_seed(config.seed)
-        self.networks = checkpoint.build()
-        mirror = Mirror(environment.mirror, self.networks) if config.mirror and environment.mirror is not None else None
-        if mirror is not None:
-            mirror.begin()
+        self.networks = self._fresh()
         if start_from is not None:
             begin_with(self.networks, start_from)
-            if mirror is not None:
-                mirror.go_on_from(str(start_from))
+            if self._mirror is not None:
+                Mirror(self._mirror, self.networks).go_on_from(str(start_from))
         prepare(output, checkpoint, resume)
         self.generator = torch.Generator().manual_seed(config.seed)
         ends = list(accumulate(each.count for each in environments))
@@ -199,6 +197,8 @@ class Trainer:
             collector.forces.assign(iteration)
         if iteration == config.aimed_from:
             limits.aim()
+        if config.renews(iteration):
+            self._renew_disturber(iteration)
         pushed, fall = limits.pushed(iteration), limits.fall_worth(iteration)
         began = time.monotonic()
         figures = self.collect(pushed)
@@ -241,6 +241,22 @@ class Trainer:
             "task/fall_share": falls / ended if ended else math.nan,
             "task/reward": float(rollout.reward.mean()) / self.period_s,
         }
+
+    def _fresh(self) -> Networks:
+        """Networks with random weights, symmetric where they are to stay so."""
+        networks = self._checkpoint.build()
+        if self._mirror is not None:
+            Mirror(self._mirror, networks).begin()
+        return networks
+
+    def _renew_disturber(self, iteration: int) -> None:
+        """From now on a disturber pushes that has learned nothing yet."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed + iteration)
+            fresh = self._fresh().disturber
+        assert fresh is not None
+        self.learner.renew_disturber(fresh)
+        self._refresh()
 
     def save(self) -> None:
         """Write the checkpoint and the state."""

@@ -145,9 +145,11 @@ def test_it_learns(disturber, tmp_path):
         assert np.isfinite(last["cost_per_newton/disturber"])
 
 
-@pytest.mark.parametrize(("disturber", "chance_first"), [("none", 0), ("hinfinity", 0), ("hinfinity", 3)])
-def test_resuming_changes_no_bit(disturber, chance_first, tmp_path):
-    choices = {"disturber": disturber, "chance_first": chance_first}
+@pytest.mark.parametrize(
+    ("disturber", "chance_first", "renewal"), [("none", 0, 0), ("hinfinity", 0, 2), ("hinfinity", 3, 0)]
+)
+def test_resuming_changes_no_bit(disturber, chance_first, renewal, tmp_path):
+    choices = {"disturber": disturber, "chance_first": chance_first, "disturber_renewal": renewal}
     straight = make(tmp_path / "straight", iterations=7, **choices)
     straight.run(progress_bar=False)
     make(tmp_path / "parts", iterations=4, **choices).run(progress_bar=False)
@@ -178,6 +180,29 @@ def test_until_the_disturber_sets_in_training_is_that_of_ppo_pushed_by_chance(tm
         assert ("force/chance" in one) == ("force/chance" in other) == (iteration >= 2)
         assert ("force/disturber" in other) == ("constraint/slack" in other) == (iteration >= 6)
         assert all(map(torch.equal, *(actor.parameters() for actor in actors))) == (iteration < 6)
+
+
+def test_a_new_disturber_takes_over_from_time_to_time(tmp_path, monkeypatch):
+    trainer = make(tmp_path, disturber_renewal=3, chance_first=1)
+    disturber, adversary, learn = trainer.networks.disturber, trainer.learner.adversary, trainer.learner.learn
+    assert disturber is not None
+    assert adversary is not None
+    weights, begun, steps = disturber.policy.body.linears[0].weight, [], []
+    first = weights.clone()
+
+    def watched(*arguments):
+        begun.append(weights.clone())
+        return learn(*arguments)
+
+    monkeypatch.setattr(trainer.learner, "learn", watched)
+    for iteration in range(10):
+        trainer.iterate(iteration)
+        steps.append(int(max((state["step"] for state in adversary.choosing.adam.state.values()), default=0)))
+    same = [torch.equal(now, first) for now in begun]
+    assert same == [True] * 4 + [False] * 6, "the first one learns from iteration 3 on"
+    assert not torch.equal(begun[6], begun[9]), "each is another one"
+    each = steps[3]
+    assert steps == [0, 0, 0, each, 2 * each, 3 * each, each, 2 * each, 3 * each, each]
 
 
 @pytest.mark.parametrize(("disturber", "done", "eta"), [("hinfinity", 6, 0.7), ("none", 2, 2.0)])
