@@ -81,10 +81,11 @@ class Lock:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BaseException as error:
+        except BlockingIOError:
             os.close(self._descriptor)
-            if isinstance(error, BlockingIOError):
-                raise LockedError(f"{path}: another process holds this lock") from None
+            raise LockedError(f"{path}: another process holds this lock") from None
+        except BaseException:
+            os.close(self._descriptor)
             raise
 
     def release(self) -> None:

@@ -10,6 +10,7 @@ from rclpy.node import Node
 from ros_nodes.graph import SUPERVISOR
 
 NAMELESS = "_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_"  # as rclpy calls who has not said yet which node it is
+LOOK_AGAIN = -1  # no number of publishers
 INTRODUCTION_S = 3.0  # who has not said so by then never will: it is no node of ROS
 
 
@@ -43,8 +44,9 @@ class OtherCommanders:
             found.pop(f"{self._node.get_namespace().rstrip('/')}/{SUPERVISOR}", None)
             nameless = found.pop(NAMELESS, 0)
             self._names = sorted(found.elements())
+            self._count = LOOK_AGAIN if nameless else len(endpoints)
             if not nameless:
-                self._count, self._nameless_since = len(endpoints), None
+                self._nameless_since = None
             elif self._nameless_since is None:
                 self._nameless_since = time.monotonic()
             elif time.monotonic() - self._nameless_since > INTRODUCTION_S:
