@@ -108,6 +108,19 @@ class Robot:
         assert self.states[-1].header.stamp.sec > time.time() - 5, "it does not measure any more"
         assert np.abs(self.position() - self.home).max() < STILL_M
 
+    def obey_controller(self) -> None:
+        """The fuzzer commands no more, and the controller takes charge: not before it knows that the other has left."""
+        self.nodes.node.destroy_publisher(self.publishers.pop("commands"))
+
+        def in_charge() -> bool:
+            try:
+                self.nodes.transition([CONTROLLER], "activate")
+            except GraphError:
+                return False
+            return True
+
+        self.nodes.wait(in_charge, "the controller's activation")
+
     def close(self) -> None:
         self._running = False
         self._thread.join()
@@ -120,7 +133,7 @@ def bag(tmp_path_factory) -> Any:
 
 @pytest.fixture(scope="module")
 def still(live_nodes, robot, bag) -> Iterator[Robot]:
-    """A Robot whose controller is not in charge yet, and that is recorded."""
+    """A Robot whose controller is not in charge yet, so that the fuzzer may command it, and that is recorded."""
     nodes = live_nodes(robot)
     nodes.start(BODY, {"robot": robot.name, "task": "drawer-open", "seed": 1})
     nodes.start(CONTROLLER, {"robot": robot.name})
@@ -135,7 +148,7 @@ def still(live_nodes, robot, bag) -> Iterator[Robot]:
 @pytest.fixture(scope="module")
 def held(still) -> Robot:
     """The Robot with its controller in charge: it holds, for no chunk has come."""
-    still.nodes.transition([CONTROLLER], "activate")
+    still.obey_controller()
     return still
 
 
@@ -212,6 +225,19 @@ def bad_heartbeat(draw: st.DrawFn) -> Header:
     return Header(stamp=to_stamp(time.time_ns() + draw(far)))
 
 
+def damaged(draw: st.DrawFn, message: Any) -> bytes:
+    """A bad message's bytes, cut, replaced or with bits flipped."""
+    whole = bytearray(serialize_message(message))
+    kind = draw(st.sampled_from(["cut", "bytes", "flips"]))
+    if kind == "cut":
+        return bytes(whole[: draw(st.integers(0, len(whole) - 1))])
+    if kind == "bytes":
+        return bytes(whole[:4]) + draw(st.binary(max_size=60))
+    for at in draw(st.lists(st.integers(12, len(whole) - 1), min_size=1, max_size=3)):
+        whole[at] ^= 1 << draw(st.integers(0, 7))  # beyond the stamp
+    return bytes(whole)
+
+
 # --- what it does with them
 
 
@@ -220,6 +246,15 @@ def bad_heartbeat(draw: st.DrawFn) -> Header:
 def test_a_bad_command_is_counted_and_moves_nothing(data, still) -> None:
     bad = data.draw(bad_commands(still))
     still.counts(BODY, "", lambda: still.says("commands", bad))
+    still.has_not_moved()
+
+
+@live
+@given(data=st.data())
+def test_damaged_commands_on_the_wire_move_nothing(data, still) -> None:
+    """The middleware drops most of them; what it lets through is refused like any other nonsense."""
+    still.says("commands", damaged(data.draw, Float64MultiArray(data=[math.nan] * 4)))
+    assert still.nodes.refused(BODY) >= 0, "it answers"
     still.has_not_moved()
 
 
@@ -243,27 +278,15 @@ def test_bad_measurements_and_signs_of_life_move_nothing(data, held) -> None:
 
 
 @live
-@given(data=st.data(), topic=st.sampled_from(["commands", "action_chunk", "heartbeat", "end_effector_pose"]))
+@given(data=st.data(), topic=st.sampled_from(["action_chunk", "heartbeat", "end_effector_pose"]))
 def test_damaged_bytes_on_the_wire_move_nothing(data, topic, held) -> None:
-    """The middleware drops most of them; what it lets through is refused like any other nonsense."""
     draw = data.draw
     bad = {
-        "commands": lambda: Float64MultiArray(data=[math.nan] * 4),
         "action_chunk": lambda: chunk_for_now(held, draw(far)),
         "heartbeat": lambda: bad_heartbeat(draw),
         "end_effector_pose": lambda: bad_pose(draw, held),
     }
-    whole = bytearray(serialize_message(bad[topic]()))
-    kind = draw(st.sampled_from(["cut", "bytes", "flips"]))
-    if kind == "flips":
-        for at in draw(st.lists(st.integers(12, len(whole) - 1), min_size=1, max_size=3)):
-            whole[at] ^= 1 << draw(st.integers(0, 7))  # beyond the stamp
-    spoiled = {
-        "cut": lambda: whole[: draw(st.integers(0, len(whole) - 1))],
-        "bytes": lambda: whole[:4] + draw(st.binary(max_size=60)),
-        "flips": lambda: whole,
-    }
-    held.says(topic, bytes(spoiled[kind]()))
+    held.says(topic, damaged(draw, bad[topic]()))
     assert held.nodes.refused(BODY) >= 0, "it answers"
     assert held.nodes.refused(CONTROLLER) >= 0, "it answers"
     held.has_not_moved()
