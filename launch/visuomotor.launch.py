@@ -9,6 +9,7 @@ and so does a node that cannot be configured or activated: a robot must not go o
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
@@ -27,12 +28,14 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from lifecycle_msgs.msg import Transition
 
-from contracts import check_compatible, load_robot
+from contracts import RobotContract, check_compatible, load_robot
 from execution.stitching import PREFIX_ACTIONS, split_stitching
 from policies.runtime.bundle import read_bundle
 from ros_nodes.episode_start import check_start, choose_instruction
 from ros_nodes.graph import CONTROLLER, POLICY, NodeProcess, describe_graph
-from ros_nodes.middleware import transport_environment
+from ros_nodes.graph_client import GraphClient
+from ros_nodes.middleware import DEFAULT_DOMAIN_ID, transport_environment
+from ros_nodes.monitor import Monitor
 
 ARGUMENTS = {
     "robot": ("metaworld_sawyer", "name or path of the robot's contract"),
@@ -67,7 +70,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     Raises, before anything starts:
         ContractMismatch: the policy does not fit the robot.
         FileExistsError: the output already holds a recording.
-        ValueError: another argument cannot be used.
+        ValueError: another argument cannot be used, or such a graph is up in the namespace already.
     """
     given = {name: LaunchConfiguration(name).perform(context) for name in ARGUMENTS}
     bag = Path(given["output"]) / "bag"
@@ -96,13 +99,23 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         use_sim_time=given["use_sim_time"].lower() == "true",
         namespace=given["namespace"],
     )
-    actions: list[LaunchDescriptionEntity] = [
-        SetEnvironmentVariable(*variable) for variable in transport_environment(os.environ, "SUBNET").items()
-    ]
+    transport = transport_environment(os.environ, "SUBNET")
+    check_alone(robot, nodes, transport)
+    actions: list[LaunchDescriptionEntity] = [SetEnvironmentVariable(*variable) for variable in transport.items()]
     moves = given["activate"].lower() == "true" if given["activate"] else robot.body != "external"
     for node in nodes:
         actions += managed(node, activate=moves or node.name not in (CONTROLLER, POLICY))
     return actions
+
+
+def check_alone(robot: RobotContract, nodes: Sequence[NodeProcess], transport: Mapping[str, str]) -> None:
+    """Refuse a namespace with nodes of these names, as `visuomotor run` does. Raises ValueError."""
+    domain = {"ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(DEFAULT_DOMAIN_ID))}
+    client = GraphClient(robot, domain | transport, Monitor(), nodes[0].namespace)
+    try:
+        client.check_alone([node.name for node in nodes])
+    finally:
+        client.close()
 
 
 def managed(node: NodeProcess, activate: bool) -> list[LaunchDescriptionEntity]:

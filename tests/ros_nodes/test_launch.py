@@ -19,7 +19,9 @@ import yaml
 
 from contracts import ContractMismatch
 from policies.runtime.bundle import read_bundle
+from ros_nodes import graph_client
 from ros_nodes.graph import CONTROLLER, POLICY, RECORDER, describe_graph
+from tests.ros_nodes.peers import Peer
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 
@@ -48,7 +50,7 @@ class LaunchConfiguration(Recorded):
 
 
 @pytest.fixture
-def launch(monkeypatch):
+def launch_that_looks(monkeypatch):
     """load(file name) -> the launch file's functions."""
     modules = {
         "launch": ("LaunchDescription", "LaunchDescriptionEntity"),
@@ -73,6 +75,14 @@ def launch(monkeypatch):
     monkeypatch.setattr(sys.modules["launch.events"], "matches_action", lambda a: ("matches", a), raising=False)
     monkeypatch.setattr(sys.modules["launch.substitutions"], "LaunchConfiguration", LaunchConfiguration, raising=False)
     return lambda name: runpy.run_path(str(LAUNCH / name))
+
+
+@pytest.fixture
+def launch(launch_that_looks, monkeypatch):
+    """The same, without the look for others, which takes a moment and would be in the user's own ROS domain."""
+    for name in ("__init__", "check_alone", "close"):
+        monkeypatch.setattr(graph_client.GraphClient, name, lambda *_: None)
+    return launch_that_looks
 
 
 def started(functions: dict[str, Any], given: dict[str, str]) -> list[Recorded]:
@@ -188,6 +198,18 @@ def test_a_recording_is_never_written_over(launch, bundle, tmp_path):
     (tmp_path / "bag").mkdir()
     with pytest.raises(FileExistsError, match="already holds a recording"):
         started(launch("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path)})
+
+
+def test_a_namespace_with_such_a_graph_in_it_is_refused(launch_that_looks, robot, middleware, bundle, tmp_path):
+    """Regression: both graphs were told what one was told."""
+    functions, given = launch_that_looks("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path)}
+    peer = Peer(robot, middleware, RECORDER)
+    try:
+        with pytest.raises(ValueError, match="another graph is up.*/metaworld_sawyer/recorder.* another namespace"):
+            started(functions, given)
+        assert started(functions, given | {"namespace": "left"})
+    finally:
+        peer.close()
 
 
 def test_a_policy_of_another_robot_is_refused(launch, bundle, tmp_path):
