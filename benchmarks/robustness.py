@@ -30,8 +30,8 @@ published masses and gains, no delay, flat ground and noisy measurements, but fo
   Its falls a minute at the start, when it pushes by chance, and at the end of its training are in the JSON: where they
   did not rise, it found nothing worse than chance, and its row is no worst case.
 
-All robots of a cell are stepped as one batch. The JSON is written after each cell; each cell and each trained disturber
-is kept in --cache under all that it depends on, the policy's weights included, so the same command goes on where it was
+All robots of a cell are stepped as one batch. The JSON is written every minute; each cell and each trained disturber is
+kept in --cache under all that it depends on, the policy's weights included, so the same command goes on where it was
 stopped, and another policy or regime can be added later.
 """
 
@@ -44,6 +44,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -64,6 +65,7 @@ from episodes.files import write_atomic, write_json  # noqa: E402
 from episodes.report import hardware  # noqa: E402
 
 Group = tuple[Walker, ...]
+REPORT_EVERY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -124,15 +126,23 @@ def load_groups(texts: Sequence[str], threads: int) -> dict[str, Group]:
 def measure_all(
     groups: Mapping[str, Group], conditions: Sequence[Condition], settings: Settings, report: Report
 ) -> dict[str, Any]:
-    """Every cell that is not in the cache, condition by condition; the tables, which `report` has after each cell."""
+    """Every cell that is not in the cache, condition by condition; the tables, which `report` has on the way too.
+
+    Not after each cell: their intervals take longer than a cell that is in the cache.
+    """
     jobs = [(condition, name, walker) for condition in conditions for name in groups for walker in groups[name]]
     done: dict[tuple[Condition, str], list[tuple[Walker, dict[str, Any]]]] = {}
+    reported = time.monotonic()
     with tqdm(total=sum(total_steps(c, settings) for c, _, _ in jobs), unit="step", unit_scale=True) as bar:
         for number, (condition, name, walker) in enumerate(jobs, 1):
             bar.set_description(f"{number}/{len(jobs)} {condition} {name}")
             done.setdefault((condition, name), []).append((walker, _cell(walker, condition, settings, bar)))
-            report.write(tables(groups, conditions, done))
-    return tables(groups, conditions, done)
+            if time.monotonic() - reported > REPORT_EVERY_S:
+                report.write(tables(groups, conditions, done))
+                reported = time.monotonic()
+    result = tables(groups, conditions, done)
+    report.write(result)
+    return result
 
 
 def tables(

@@ -98,8 +98,11 @@ def chosen(names: list[str]) -> list[Condition]:
     `NAME:LEVEL,LEVEL` is a regime at other levels than its own. Raises ValueError.
     """
     wanted: dict[str, Regime] = {}
+    told: dict[str, str] = {}  # regime -> its levels, where some were chosen
     for name in names:
         name, _, levels = name.partition(":")
+        if levels and told.setdefault(name, levels) != levels:
+            raise ValueError(f"{name} is named twice; its levels go together: {name}:{told[name]},{levels}")
         found = [r for r in REGIMES if name in (r, "all") or (name == "terrain" and r.startswith(TERRAIN))]
         if not found:
             raise ValueError(f"no regime {name!r}; there are {', '.join(REGIMES)}; terrain (every kind); all")

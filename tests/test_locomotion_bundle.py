@@ -236,7 +236,7 @@ def test_the_command_on_a_card_trains_the_same_again(walking_checkpoint, monkeyp
     monkeypatch.setattr("sim.legged.task.training_groups", lambda *asked: nullcontext(asked))
     for start in (None, "runs/before", str(tmp_path / "before")):
         written = msgspec.structs.replace(given, config=options, start_from=start)
-        visuomotor.app.cli(args=[*training_command(written).split()[1:], "--output", "x"])
+        visuomotor.app.cli(args=[*training_command(written).split()[1:], "--output", str(tmp_path / "out")])
         (robot, terrain, environments, *_), _, trained, _, _, began = again[-1]
         assert (robot, terrain, environments) == ("go2", "flat", 12)
         assert trained == options

@@ -220,9 +220,10 @@ def test_regimes_are_chosen_by_name():
         ("terrain:5", "terrain has no levels"),
         ("sudden:hard", "sudden:hard: levels are numbers"),
         ("sudden:-5", "sudden:-5: levels must be finite and not negative"),
+        ("sudden:250 sudden:300", "sudden is named twice; its levels go together: sudden:250,300"),
     ):
         with pytest.raises(ValueError, match=why):
-            chosen([wrong])
+            chosen(wrong.split())
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------
