@@ -85,8 +85,8 @@ class HInfinityConfig(Contract, frozen=True, kw_only=True):
         disturber_balance: weight of the square of the disturber's mean force over all that it sees, before squashing.
             Without it, the disturber ends up pushing from one side only, and robots learn to bear just that.
         disturber_renewal: iterations after which a new disturber, with random weights, takes the place of the last one:
-            one that has found a weak side looks for no other. Robots then bear more of attacks and less of what chance does
-            (docs/figures.md). 0: never.
+            one that has found a weak side looks for no other. Robots then bear more of attacks and less of what
+            chance does (docs/figures.md). 0: never.
         device: where learning runs: `auto` is `cuda` where there is a GPU, else `cpu`. Steps are always collected on
             the CPU.
         precision: of the arithmetic: `auto` is bf16 where the CPU, which collects with the same networks, multiplies in
