@@ -109,7 +109,8 @@ class GraphClient:
         if met := [f"{self._namespace}/{name}" for name in names if name in up]:
             raise ValueError(
                 f"another graph is up in ROS domain {self._context.get_domain_id()}: {', '.join(met)}. End it first; of"
-                " two robots, give one another namespace (or another ROS_DOMAIN_ID)"
+                " two robots, give one a namespace of its own (--namespace left; with ros2 launch, namespace:=left) or"
+                " another ROS_DOMAIN_ID"
             )
 
     def wait_for_nodes(self, names: Sequence[str], timeout_s: float) -> None:

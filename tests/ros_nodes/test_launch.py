@@ -205,7 +205,7 @@ def test_a_namespace_with_such_a_graph_in_it_is_refused(launch_that_looks, robot
     functions, given = launch_that_looks("visuomotor.launch.py"), {"policy": str(bundle), "output": str(tmp_path)}
     peer = Peer(robot, middleware, RECORDER)
     try:
-        with pytest.raises(ValueError, match="another graph is up.*/metaworld_sawyer/recorder.* another namespace"):
+        with pytest.raises(ValueError, match="another graph is up.*/metaworld_sawyer/recorder.*namespace:=left"):
             started(functions, given)
         assert started(functions, given | {"namespace": "left"})
     finally:
