@@ -30,7 +30,7 @@ Parts, any of which `--parts` selects; every step but the timing is kept, so a r
 
 - policies: PAD nano; the same network, steps and autoencoder without predicting pictures; Diffusion Policy.
 - cotraining: PAD nano from 10 demonstrations a task alone, and with 40 videos a task, of other seeds, whose actions
-  and poses are not used. The same number of steps; 30 % of a batch is video.
+  and poses are not used. The same number of steps; to the 32 samples of a batch that have actions, 14 of video come.
 - curves: PAD nano and one of 3 x 128, each with and without predicting pictures, from 10 and 50 demonstrations a task.
 - why: PAD nano whose action looks at the present picture in tokens of its own (`--present-apart`), so that imagining is
   a second task of the same network and no more.
@@ -84,6 +84,7 @@ from sim.tasks import TASKS as ALL_TASKS
 SOLVERS = (("ddim", 75), ("ddim", 16), ("ddim", 8), ("dpm++", 16), ("dpm++", 8), ("dpm++", 4))  # the paper's first
 QUICK = ("--patch", 3, "--steps", 6000)
 SMALLER = ("--size", "3x128x4")
+VIDEO = ("--video-fraction", 0.3, "--batch-size", 46)  # beside PAD's own batch of demonstrations, not in place of some
 ALL50 = ("--size", "S", "--learning-rate", 5e-4, "--batch-size", 256)
 PARTS = ("policies", "cotraining", "curves", "why", "pictures", "solvers", "grid")
 ALSO = ("all50",)
@@ -194,8 +195,8 @@ def _compared(options: argparse.Namespace, nano: PadRun) -> dict[str, dict[str, 
     if "policies" in options.parts:
         found["policies"] = {PAD: nano, NO_PICTURES: no_pictures, DIFFUSION_POLICY: _diffusion(options, nano)}
     if "cotraining" in options.parts:
-        video = ("--video-dataset", options.data / "video40", "--video-fraction", 0.3)
-        found["cotraining"] = {ALONE: few, WITH_VIDEO: run("demos10_video40", "demos10", *video)}
+        video = ("--video-dataset", options.data / "video40", *VIDEO)
+        found["cotraining"] = {ALONE: few, WITH_VIDEO: run("demos10_and_video40", "demos10", *video)}
     if "why" in options.parts:
         found["why"] = {
             PAD: nano,
