@@ -110,7 +110,7 @@ def start_graph(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def check_alone(robot: RobotContract, nodes: Sequence[NodeProcess], transport: Mapping[str, str]) -> None:
     """Refuse a namespace with nodes of these names, as `visuomotor run` does. Raises ValueError."""
-    domain = {"ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID", str(DEFAULT_DOMAIN_ID))}
+    domain = {"ROS_DOMAIN_ID": os.environ.get("ROS_DOMAIN_ID") or str(DEFAULT_DOMAIN_ID)}
     client = GraphClient(robot, domain | transport, Monitor(), nodes[0].namespace)
     try:
         client.check_alone([node.name for node in nodes])
